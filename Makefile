@@ -1,0 +1,46 @@
+# Everything runs inside .venv, built once from hash-pinned locks. No root, nothing installed outside this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit integration bench generate lock clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements-dev.lock pyproject.toml scripts/make-venv
+	@PYTHON="$(PYTHON)" scripts/make-venv $(VENV)
+	@touch $@
+
+demo: $(READY) ## Attest once, then fetch a resource, a sealed secret and an image key
+	@$(BIN)/python -m agent.devkit.demo
+
+test: lint types unit integration ## Everything CI runs
+
+lint: $(READY) ## Style and layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+unit: $(READY) ## Tests without a network, in random order
+	$(BIN)/python -X dev -m pytest tests/unit
+
+integration: $(READY) ## Real sockets, real programs
+	$(BIN)/python -X dev -m pytest tests/integration
+
+bench: $(READY) ## Start time, memory, requests per attestation
+	@$(BIN)/python -m tests.bench
+
+generate: $(READY) ## Rebuild generated files: protobuf code, docs/errors.md, docs/configuration.md
+	$(BIN)/python scripts/generate.py
+
+lock: ## Rebuild the locks (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --group dev --extra grpc pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove what make built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

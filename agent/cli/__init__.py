@@ -1,0 +1,1 @@
+"""Commands and launchers: argv, exit codes, printing. Nothing imports this room."""

@@ -1,0 +1,1 @@
+"""Configuration: one immutable value from many places, each knowing where it came from."""

@@ -1,0 +1,224 @@
+"""The effective configuration as data. Reading it from files is the loader's work.
+
+Upstream's keys and defaults: cdh.md section 3, kata_integration.md section 9.4. Ours come from
+``agent.toml``. Every field's origin is in :attr:`Config.origins` under its dotted name, which is the
+path through these structs (``hub.kbc.url``).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from agent.config import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RUN_DIR: Final = "/run/confidential-containers"
+AA_SOCKET: Final = f"unix://{RUN_DIR}/attestation-agent/attestation-agent.sock"
+CDH_SOCKET: Final = f"unix://{RUN_DIR}/cdh.sock"
+REST_BIND: Final = "127.0.0.1:8006"
+OFFLINE_STORES: Final = (
+    "/etc/aa-offline_fs_kbc-keys.json",
+    "/etc/aa-offline_fs_kbc-resources.json",
+)
+
+
+class Source(enum.Enum):
+    """Where a value came from. ENVIRONMENT and KERNEL are unmeasured: refused for trust settings under ``strict_origin``."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    COMMAND_LINE = "command line"
+    ENVIRONMENT = "environment"
+    KERNEL = "kernel command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where one value came from.
+
+    Attributes:
+        source: kind of place.
+        where: file path, variable or parameter name; empty for defaults.
+    """
+
+    source: Source
+    where: str = ""
+
+
+class KeyAlgorithm(enum.Enum):
+    """``tee_key_algorithm``: how the broker encrypts to this guest (kbs_protocol.md 1.7)."""
+
+    EC_P256 = "ECDH-ES+A256KW-P256"
+    EC_P521 = "ECDH-ES+A256KW-P521"
+    RSA = "RSA-OAEP-256"
+
+
+class Features(enum.Enum):
+    """Which REST routes exist (``--features``)."""
+
+    RESOURCE = "resource"
+    ATTESTATION = "attestation"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Kbs:
+    """How to talk to one key broker.
+
+    Attributes:
+        url: base URL without trailing slashes, or empty when none is configured.
+        extra_roots: PEM certificates added to the system's trust store.
+        pins: SHA-256 digests (32 bytes each) of accepted SubjectPublicKeyInfo. When not empty, the
+            broker's leaf key must be one of them and no certificate authority is asked.
+        proxy: explicit http(s) proxy URL; the environment is never consulted.
+        require_tls: refuse http:// URLs.
+        connect_timeout: seconds for connection set-up.
+        request_timeout: seconds for one exchange.
+    """
+
+    url: str = ""
+    extra_roots: str = ""
+    pins: tuple[bytes, ...] = ()
+    proxy: str | None = None
+    require_tls: bool = False
+    connect_timeout: float = limits.KBS_CONNECT
+    request_timeout: float = limits.KBS_REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class Attester:
+    """The attester role.
+
+    Attributes:
+        socket: listen address, ``unix://<path>``.
+        kbs: where to attest (aa.toml ``token_configs.kbs``).
+        coco_as_url: aa.toml ``token_configs.coco_as.url``; read, not used yet.
+        key_algorithm: of the TEE key pair.
+        allow_sample: permit evidence that proves nothing. Only agent.toml can say so.
+        sample_device: also offer the sample device; needs ``allow_sample``.
+        init_pcr: register for runtime measurements (read, not used yet).
+        enable_eventlog: aa.toml ``eventlog_config`` (read, not used yet).
+        sysroot: prefix of /sys, /dev and /proc for platform detection; "/" outside of tests.
+    """
+
+    socket: str = AA_SOCKET
+    kbs: Kbs = field(default_factory=Kbs)
+    coco_as_url: str | None = None
+    key_algorithm: KeyAlgorithm = KeyAlgorithm.EC_P256
+    allow_sample: bool = False
+    sample_device: bool = False
+    init_pcr: int = 17
+    enable_eventlog: bool = False
+    sysroot: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One ``[[credentials]]`` entry: fetch ``resource_uri`` into ``path``. Read, not used yet."""
+
+    path: str
+    resource_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecrets:
+    """Which sealed secrets are accepted.
+
+    Attributes:
+        skip_verification: accept unsigned secrets (cdh.toml ``skip_sealed_secret_verification``).
+        trusted_kids: exact key ids, or prefixes ending in ``/`` or ``*``. Empty: any key id, as
+            upstream; a list refuses others before any network access.
+        key_dir: folder of local JWK files.
+    """
+
+    skip_verification: bool = False
+    trusted_kids: tuple[str, ...] = ()
+    key_dir: str = f"{RUN_DIR}/cdh/sealed-secret"
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """The hub role.
+
+    Attributes:
+        socket: listen address, ``unix://<path>``.
+        kbc: ``cc_kbc`` or ``offline_fs_kbc``; any other name fails at first use, as upstream.
+        kbs: where to fetch resources (cdh.toml ``kbc.url``), possibly another broker than the attester's.
+        aa_socket: the attester's address, when it runs in another process.
+        offline_stores: JSON files of ``offline_fs_kbc``, later ones override.
+        sealed: sealed secret rules.
+        credentials: files to provision.
+    """
+
+    socket: str = CDH_SOCKET
+    kbc: str = "offline_fs_kbc"
+    kbs: Kbs = field(default_factory=Kbs)
+    aa_socket: str = AA_SOCKET
+    offline_stores: tuple[str, ...] = OFFLINE_STORES
+    sealed: SealedSecrets = field(default_factory=SealedSecrets)
+    credentials: tuple[Credential, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The REST role.
+
+    Attributes:
+        bind: literal ``IP:port``; IPv6 in brackets.
+        features: which routes exist.
+        cdh_address: the hub's address, when it runs in another process.
+        aa_address: the attester's address, when it runs in another process.
+        compat_status: answer every backend failure with 500, as upstream.
+        extra_hosts: Host names accepted besides loopback names.
+        deadline: seconds for one request.
+    """
+
+    bind: str = REST_BIND
+    features: Features = Features.RESOURCE
+    cdh_address: str = CDH_SOCKET
+    aa_address: str = AA_SOCKET
+    compat_status: bool = False
+    extra_hosts: tuple[str, ...] = ()
+    deadline: float = limits.RPC_DEADLINE
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Logs, metrics and audit.
+
+    Attributes:
+        log_level: ``trace``, ``debug``, ``info``, ``warn``, ``error`` or ``off``.
+        log_format: ``json`` or ``text``.
+        log_resource_names: write resource paths into logs and audit lines. Off: a short keyed digest,
+            because the guest's console can reach the host.
+        metrics: serve ``/metrics`` on the REST address.
+    """
+
+    log_level: str = "info"
+    log_format: str = "json"
+    log_resource_names: bool = False
+    metrics: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the daemon needs, and where it came from.
+
+    Attributes:
+        strict_origin: refuse trust settings from unmeasured places (environment, kernel command line).
+        origins: dotted field name to origin; fields that are missing are defaults.
+        warnings: sentences for the operator found while reading (never secrets).
+    """
+
+    attester: Attester = field(default_factory=Attester)
+    hub: Hub = field(default_factory=Hub)
+    gateway: Gateway = field(default_factory=Gateway)
+    observe: Observe = field(default_factory=Observe)
+    strict_origin: bool = False
+    origins: Mapping[str, Origin] = MappingProxyType({})
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""For laptops and tests, left out of the guest image."""

@@ -1,0 +1,445 @@
+"""The closed error taxonomy.
+
+Every failure a caller can see is one :class:`AgentError` with one :class:`ErrorCode`. A code fixes the
+REST status, the RPC status, a sentence that is safe to show to any caller (the text can reach the
+untrusted host console, so it names no resource, address or value) and a hint for the operator.
+
+Errors are born where they are understood and are never re-wrapped into something vaguer.
+``docs/errors.md`` is generated from this file (``make generate``).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Fault(enum.Enum):
+    """Who has to act on an error."""
+
+    CALLER = "caller"
+    GUEST = "guest"
+    BROKER = "broker"
+    HARDWARE = "hardware"
+
+
+class RpcCode(enum.IntEnum):
+    """Status codes shared by ttrpc and gRPC (google.rpc.Code)."""
+
+    OK = 0
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What one error code says to each audience.
+
+    Attributes:
+        fault: who has to act.
+        rest: HTTP status of the REST answer.
+        rpc: ttrpc and gRPC status.
+        message: one sentence, safe for any caller and for the host console.
+        hint: cause and next step for the operator.
+        retry: whether the same request can succeed later without anyone changing anything.
+    """
+
+    fault: Fault
+    rest: int
+    rpc: RpcCode
+    message: str
+    hint: str
+    retry: bool = False
+
+
+def _caller(rest: int, rpc: RpcCode, message: str, hint: str) -> Meaning:
+    return Meaning(Fault.CALLER, rest, rpc, message, hint)
+
+
+def _guest(rest: int, rpc: RpcCode, message: str, hint: str, *, retry: bool = False) -> Meaning:
+    return Meaning(Fault.GUEST, rest, rpc, message, hint, retry)
+
+
+def _broker(rest: int, rpc: RpcCode, message: str, hint: str, *, retry: bool = False) -> Meaning:
+    return Meaning(Fault.BROKER, rest, rpc, message, hint, retry)
+
+
+def _hardware(rpc: RpcCode, message: str, hint: str, *, retry: bool = False) -> Meaning:
+    return Meaning(Fault.HARDWARE, 503, rpc, message, hint, retry)
+
+
+_R = RpcCode
+
+
+class ErrorCode(enum.Enum):
+    """Every code there is; the name is stable and part of the interface."""
+
+    # --- caller -------------------------------------------------------------------------------
+    INVALID_REQUEST = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "The request is malformed.",
+        "Compare the request with the route table in docs/api.md; the log names the field.",
+    )
+    INVALID_URI = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "The resource URI is malformed.",
+        "Write kbs:///<repository>/<type>/<tag>, each part of letters, digits, '_', '-' and '.', "
+        "with three slashes after 'kbs:'.",
+    )
+    UNKNOWN_ROUTE = _caller(
+        404,
+        _R.UNIMPLEMENTED,
+        "There is nothing at this address.",
+        "Resources are below /cdh/resource/, evidence and tokens below /aa/; see docs/api.md.",
+    )
+    METHOD_NOT_ALLOWED = _caller(
+        405,
+        _R.UNIMPLEMENTED,
+        "This method is not allowed here.",
+        "The Allow header of the answer lists the methods of this route.",
+    )
+    FEATURE_DISABLED = _caller(
+        404,
+        _R.UNIMPLEMENTED,
+        "This API is switched off in this guest.",
+        "Kata passes agent.guest_components_rest_api (resource, attestation or all) as --features; "
+        "choose one that includes this route.",
+    )
+    PEER_REFUSED = _caller(
+        403,
+        _R.PERMISSION_DENIED,
+        "Only callers inside this guest are served.",
+        "The REST API answers loopback peers with a loopback Host header and without forwarding "
+        "headers. A proxy in the pod, or a browser page, cannot use it.",
+    )
+    PAYLOAD_TOO_LARGE = _caller(
+        413,
+        _R.INVALID_ARGUMENT,
+        "The request is larger than this API accepts.",
+        "Limits and their reasons are listed in agent/config/limits.py; ttrpc frames end at 4 MiB.",
+    )
+    TOO_MANY_REQUESTS = _caller(
+        429,
+        _R.RESOURCE_EXHAUSTED,
+        "Too many requests are waiting; try again.",
+        "A caller keeps more requests open than one guest can need. Retry with a pause.",
+    )
+    CANCELLED = _caller(
+        503,
+        _R.CANCELLED,
+        "The request was cancelled before it finished.",
+        "The caller closed its connection, or the agent is stopping.",
+    )
+    UNKNOWN_TOKEN_TYPE = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "This token type does not exist or is not configured.",
+        "Ask for 'kbs' and set [token_configs.kbs] url in aa.toml.",
+    )
+
+    # --- sealed secrets -----------------------------------------------------------------------
+    SEALED_MALFORMED = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "The sealed secret is malformed.",
+        "A sealed secret is 'sealed.' and three base64url parts without padding. Make a new one with "
+        "'coco-agent seal'. Unsigned secrets of older releases need a signature.",
+    )
+    SEALED_UNSUPPORTED = _caller(
+        400,
+        _R.UNIMPLEMENTED,
+        "This kind of sealed secret is not supported.",
+        "Version 0.1.0, type 'vault', provider 'kbs', signed with ES256 is supported.",
+    )
+    SEALED_KEY_UNTRUSTED = _caller(
+        403,
+        _R.PERMISSION_DENIED,
+        "The sealed secret names a signing key that this guest does not trust.",
+        "Add the exact key id to sealed_secret.trusted_kids in agent.toml, or sign with a listed key.",
+    )
+    SEALED_KEY_INVALID = _caller(
+        409,
+        _R.FAILED_PRECONDITION,
+        "The signing key of the sealed secret cannot be used.",
+        "The key id must lead to a public JWK with kty EC and crv P-256: a kbs:/// URI, or a file "
+        "below /run/confidential-containers/cdh/sealed-secret.",
+    )
+    SEALED_SIGNATURE_INVALID = _caller(
+        403,
+        _R.PERMISSION_DENIED,
+        "The signature of the sealed secret does not verify.",
+        "The secret was changed, or it was signed with another key than its key id says. Seal it again.",
+    )
+
+    # --- image keys ---------------------------------------------------------------------------
+    IMAGE_KEY_MALFORMED = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "The key provider request or its annotation packet is malformed.",
+        "The annotation must hold kid, wrapped_data, iv and wrap_type (A256GCM or A256CTR) with a "
+        "kbs:/// key id.",
+    )
+    IMAGE_KEY_UNSUPPORTED = _caller(
+        400,
+        _R.UNIMPLEMENTED,
+        "This kind of wrapped image key is not supported.",
+        "Provider 'kbs' with packet version 0.1.0 is supported.",
+    )
+    IMAGE_KEY_UNWRAP_FAILED = _caller(
+        409,
+        _R.FAILED_PRECONDITION,
+        "The image layer key cannot be unwrapped with the key that was released.",
+        "The key at the packet's kid must be the 32 raw bytes the image was encrypted with.",
+    )
+
+    # --- guest --------------------------------------------------------------------------------
+    CONFIG_INVALID = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "The agent's configuration is not valid.",
+        "Run 'coco-agent config check FILE...'; it names the key and the file.",
+    )
+    KBS_NOT_CONFIGURED = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "No key broker is configured in this guest.",
+        "Set [token_configs.kbs] url in aa.toml and [kbc] name = 'cc_kbc' with url in cdh.toml, or the "
+        "kernel parameter agent.aa_kbc_params.",
+    )
+    KBC_UNKNOWN = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "The configured key broker client does not exist.",
+        "kbc.name is 'cc_kbc' or 'offline_fs_kbc'.",
+    )
+    OFFLINE_STORE_INVALID = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "The offline resource store cannot be read.",
+        "The store is a JSON object of '<repository>/<type>/<tag>' to standard base64; the log names the "
+        "file.",
+    )
+    FILE_UNSAFE = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "A file the agent needs is not safe to open.",
+        "The path leads through a symbolic link, is not a regular file, or others may write to it. The "
+        "log names it.",
+    )
+    ROLE_UNREACHABLE = _guest(
+        503,
+        _R.UNAVAILABLE,
+        "Another part of the guest agent does not answer.",
+        "A role that runs alone reaches the others by their sockets; check that attestation-agent and "
+        "confidential-data-hub run and that the socket paths agree.",
+        retry=True,
+    )
+    NOT_SUPPORTED = _guest(
+        409,
+        _R.UNIMPLEMENTED,
+        "This operation is not supported by this release.",
+        "See docs/api.md for what is there.",
+    )
+    DEADLINE_EXCEEDED = _guest(
+        504,
+        _R.DEADLINE_EXCEEDED,
+        "The request took longer than its deadline.",
+        "The log names the phase that used the time. Raise the caller's deadline or look at that phase.",
+        retry=True,
+    )
+    INTERNAL = _guest(
+        500,
+        _R.INTERNAL,
+        "The agent failed internally.",
+        "This is a defect. Report the request id and the log lines that carry it.",
+    )
+
+    # --- broker -------------------------------------------------------------------------------
+    RESOURCE_NOT_FOUND = _broker(
+        404,
+        _R.NOT_FOUND,
+        "The key broker has no such resource, or cannot read it.",
+        "Trustee answers PluginInternalError for a missing resource and for a broken storage backend "
+        "alike. Check the path, then the broker's log.",
+    )
+    RESOURCE_DENIED = _broker(
+        403,
+        _R.PERMISSION_DENIED,
+        "The key broker's policy denies this resource to this guest.",
+        "Compare the token's claims with the resource policy. The default policy denies sample evidence.",
+    )
+    PLUGIN_NOT_FOUND = _broker(
+        404,
+        _R.NOT_FOUND,
+        "The key broker does not offer this kind of resource.",
+        "Enable the plugin in the broker's [[plugins]], or correct the scheme kbs+<plugin>.",
+    )
+    KBS_ADMIN_REQUIRED = _broker(
+        403,
+        _R.PERMISSION_DENIED,
+        "The key broker gives this only to administrators.",
+        "Guests cannot use this plugin or endpoint; fetch it with the administrator's client.",
+    )
+    KBS_POLICY_BROKEN = _broker(
+        502,
+        _R.FAILED_PRECONDITION,
+        "The key broker's policy failed to run.",
+        "The Rego policy at the broker has an error; see the broker's log and fix the policy.",
+    )
+    ATTESTATION_REJECTED = _broker(
+        401,
+        _R.UNAUTHENTICATED,
+        "The key broker refused this guest's evidence.",
+        "The broker logs why and does not say it to guests. Usual causes: reference values, missing "
+        "collateral, an init-data mismatch, a verifier without this TEE.",
+    )
+    TOKEN_REJECTED = _broker(
+        401,
+        _R.UNAUTHENTICATED,
+        "The key broker does not accept the attestation token.",
+        "After a fresh attestation this is the broker's configuration: its token signer is not trusted "
+        "([attestation_token]), or clocks differ by more than 60 s.",
+    )
+    TEE_KEY_REFUSED = _broker(
+        502,
+        _R.FAILED_PRECONDITION,
+        "The key broker cannot encrypt to this guest's key type.",
+        "Set token_configs.kbs.tee_key_algorithm to ECDH-ES+A256KW-P256.",
+    )
+    PROTOCOL_MISMATCH = _broker(
+        502,
+        _R.FAILED_PRECONDITION,
+        "The key broker speaks another protocol version.",
+        "This agent speaks KBS protocol 0.4.0; run a Trustee release that does, or a matching agent.",
+    )
+    KBS_BAD_RESPONSE = _broker(
+        502,
+        _R.UNAVAILABLE,
+        "The key broker's answer cannot be understood.",
+        "Something between guest and broker may answer in its place (proxy, wrong port, another "
+        "service). The log has status and content type.",
+    )
+    KBS_RESPONSE_TOO_LARGE = _broker(
+        502,
+        _R.RESOURCE_EXHAUSTED,
+        "The key broker's answer is larger than this agent accepts.",
+        "Limits are in agent/config/limits.py; a resource served over ttrpc ends at 4 MiB.",
+    )
+    KBS_REDIRECT_REFUSED = _broker(
+        502,
+        _R.UNAVAILABLE,
+        "The key broker's address redirects to another host, which is refused.",
+        "Configure the broker's final URL; tokens are never sent to a host that the configuration does "
+        "not name.",
+    )
+    JWE_INVALID = _broker(
+        502,
+        _R.UNAVAILABLE,
+        "The key broker's encrypted answer cannot be decrypted.",
+        "The answer is not for this guest's key, uses a refused algorithm, or was changed on the way.",
+    )
+    KBS_UNREACHABLE = _broker(
+        503,
+        _R.UNAVAILABLE,
+        "The key broker cannot be reached.",
+        "Connection refused, reset or no route. Check the URL, the network policy and that the broker runs.",
+        retry=True,
+    )
+    KBS_DNS_FAILED = _broker(
+        503,
+        _R.UNAVAILABLE,
+        "The key broker's name cannot be resolved.",
+        "Check the host name in the URL and the guest's DNS; early at boot there is no network yet.",
+        retry=True,
+    )
+    KBS_TLS_FAILED = _broker(
+        502,
+        _R.UNAVAILABLE,
+        "The key broker's TLS identity cannot be verified.",
+        "Put the broker's CA into token_configs.kbs.cert and kbc.kbs_cert, or its key's pin into "
+        "kbs.pins. The log names the TLS error.",
+    )
+    KBS_TLS_REQUIRED = _broker(
+        503,
+        _R.FAILED_PRECONDITION,
+        "The key broker's URL is not https, and this guest requires it.",
+        "Use an https:// URL, or remove kbs.require_tls from agent.toml.",
+    )
+    KBS_BUSY = _broker(
+        503,
+        _R.UNAVAILABLE,
+        "The key broker is overloaded or failing; try again.",
+        "The broker answered 429 or 5xx. See its log.",
+        retry=True,
+    )
+
+    # --- hardware -----------------------------------------------------------------------------
+    NO_TEE = _hardware(
+        _R.FAILED_PRECONDITION,
+        "This guest has no TEE, so it can prove nothing.",
+        "Run 'coco-agent info' for the detection trail. On a laptop set attester.allow_sample = true in "
+        "agent.toml; never do that in production.",
+    )
+    TEE_NOT_SUPPORTED = _hardware(
+        _R.UNIMPLEMENTED,
+        "This release cannot collect evidence from this guest's TEE.",
+        "The platform was recognised, but its attester is not built yet; see docs/platforms.md.",
+    )
+    SAMPLE_REFUSED = _hardware(
+        _R.FAILED_PRECONDITION,
+        "Sample evidence is refused in this guest.",
+        "Sample evidence proves nothing. Only attester.allow_sample = true in agent.toml permits it.",
+    )
+    EVIDENCE_FAILED = _hardware(
+        _R.UNAVAILABLE,
+        "The TEE did not produce evidence.",
+        "The log names the device and its answer.",
+        retry=True,
+    )
+
+    @property
+    def meaning(self) -> Meaning:
+        """The fixed texts and statuses of this code."""
+        value: Meaning = self.value
+        return value
+
+
+class AgentError(Exception):
+    """The only exception that crosses a room's border.
+
+    Attributes:
+        code: the closed code.
+        detail: operator-only cause, for the guest's log. Never holds a secret, token, key or body.
+        problem: last part of the KBS problem ``type``, when the broker sent one.
+    """
+
+    def __init__(self, code: ErrorCode, detail: str = "", *, problem: str | None = None) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+        self.problem = problem
+
+    @property
+    def message(self) -> str:
+        """The caller-safe sentence."""
+        return self.code.meaning.message
+
+    @property
+    def hint(self) -> str:
+        """Cause and next step for the operator."""
+        return self.code.meaning.hint
+
+    def __str__(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        return f"{self.code.name}{detail}"

@@ -1,0 +1,1 @@
+"""What the guest hands out after attestation."""

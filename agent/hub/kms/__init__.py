@@ -1,0 +1,1 @@
+"""Key backends behind one interface, each loaded on first use."""

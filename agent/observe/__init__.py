@@ -1,0 +1,1 @@
+"""Metrics, audit, logging, health: what an operator sees."""

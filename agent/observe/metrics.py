@@ -1,0 +1,98 @@
+"""Prometheus metrics. No resource path, address or caller is ever a label (cardinality, and secrecy)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from agent import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.errors import ErrorCode
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
+
+
+class Metrics:
+    """All instruments of one daemon, on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._attempts = self._counter("attestation_attempts", "Handshakes started.")
+        self._successes = self._counter("attestation_success", "Handshakes that ended with a token.")
+        self._failures = self._counter("attestation_failure", "Handshakes that failed.", "reason")
+        self._phases = Histogram(
+            "coco_attestation_duration_seconds",
+            "Time of a handshake by phase: auth, evidence, attest, total.",
+            ["phase"],
+            registry=self.registry,
+            buckets=(0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
+        )
+        self._kbs = self._counter("kbs_requests", "HTTP requests to the broker.", "endpoint", "result")
+        self._released = self._counter("kbs_resource_releases", "Resources the broker released.")
+        self._denied = self._counter("kbs_resource_denials", "Resources not released.", "reason")
+        self._requests = self._counter("requests", "Requests by API.", "api", "verb", "result")
+        self._cache = self._counter("resource_cache_requests", "Resource cache look-ups.", "result")
+        Gauge("coco_build_info", "Version of the agent.", ["version"], registry=self.registry).labels(
+            __version__
+        ).set(1)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"coco_{name}", text, labels, registry=self.registry)
+
+    def attestation_started(self) -> None:
+        """One handshake begins."""
+        self._attempts.inc()
+
+    def attestation_succeeded(self) -> None:
+        """One handshake ended with a token."""
+        self._successes.inc()
+
+    def attestation_failed(self, code: ErrorCode) -> None:
+        """One handshake failed."""
+        self._failures.labels(code.name).inc()
+
+    def attestation_phase(self, phase: str, seconds: float) -> None:
+        """Time one phase took: ``auth``, ``evidence``, ``attest`` or ``total``."""
+        self._phases.labels(phase).observe(seconds)
+
+    def kbs_request(self, endpoint: str, result: str) -> None:
+        """One HTTP exchange: endpoint ``auth``, ``attest`` or ``resource``; result ``ok`` or a code."""
+        self._kbs.labels(endpoint, result).inc()
+
+    def resource_released(self) -> None:
+        """The broker released a resource."""
+        self._released.inc()
+
+    def resource_denied(self, code: ErrorCode) -> None:
+        """A resource was not released."""
+        self._denied.labels(code.name).inc()
+
+    def request(self, api: str, verb: str, result: str) -> None:
+        """One request of a caller: api ``rest`` or ``ttrpc``; result ``ok`` or a code."""
+        self._requests.labels(api, verb, result).inc()
+
+    def cache(self, result: str) -> None:
+        """One resource cache look-up: ``hit``, ``miss`` or ``joined`` (a flight already under way)."""
+        self._cache.labels(result).inc()
+
+    def watch_token(self, seconds_left: Callable[[], float]) -> None:
+        """Export the held token's remaining life; negative or 0 when none is held."""
+        gauge = Gauge("coco_token_seconds_left", "Seconds until the token expires.", registry=self.registry)
+        gauge.set_function(seconds_left)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,67 @@
+"""The seams between the three roles.
+
+In one process the roles are Python objects; a role that runs alone reaches the others by ttrpc. Both
+sides of each seam satisfy the protocols below, so nothing above them knows the difference.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from agent.clock import Deadline
+    from agent.secret import Secret
+
+
+class MeasurementResult(enum.IntEnum):
+    """Answer to ExtendRuntimeMeasurement (attestation_agent.proto, RuntimeMeasurementResult)."""
+
+    OK = 0
+    NOT_SUPPORTED = 1
+    NOT_ENABLED = 2
+
+
+class AttesterRole(Protocol):
+    """Evidence, tokens and measurements of this guest."""
+
+    async def evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
+        """Evidence of the primary TEE as compact JSON; ``runtime_data`` is used as given."""
+
+    async def additional_evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
+        """Compact JSON object of tee string to evidence, or ``b""`` when there are no devices."""
+
+    async def token(self, token_type: str, deadline: Deadline) -> Secret:
+        """For ``kbs``: JSON ``{"token": JWT, "tee_keypair": PEM}``."""
+
+    async def tee_type(self, deadline: Deadline) -> str:
+        """The primary TEE's string, e.g. ``snp``."""
+
+    async def additional_tees(self, deadline: Deadline) -> tuple[str, ...]:
+        """Tee strings of additional devices."""
+
+    async def extend(
+        self,
+        domain: str,
+        operation: str,
+        content: str,
+        register: int | None,
+        deadline: Deadline,
+    ) -> MeasurementResult:
+        """Extend a runtime measurement register and log the event."""
+
+    async def bind_init_data(self, digest: bytes, deadline: Deadline) -> None:
+        """Bind an init-data digest to the TEE."""
+
+
+class HubRole(Protocol):
+    """What the guest hands out after attestation."""
+
+    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
+        """Plaintext of the resource at a ``kbs://`` URI."""
+
+    async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
+        """Plaintext of a sealed secret."""
+
+    async def unwrap_key(self, protocol_input: bytes, deadline: Deadline) -> Secret:
+        """Key provider protocol JSON in, key provider protocol JSON out (specs: ocicrypt)."""

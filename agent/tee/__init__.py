@@ -1,0 +1,1 @@
+"""How the guest proves where it runs."""
