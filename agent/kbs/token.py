@@ -1,0 +1,136 @@
+"""Attestation tokens as the guest holds them.
+
+Nothing here verifies a token: the broker that issued it is the one that reads it (kbs_protocol.md 5.5).
+The guest only needs to know how long to keep it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from agent.config import limits
+from agent.errors import AgentError, ErrorCode
+from agent.kbs.keys import TeeKey
+from agent.kbs.messages import jwt_payload, parse
+from agent.secret import Secret
+
+if TYPE_CHECKING:
+    from agent.clock import Clock, Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class KbsToken:
+    """A token and the key pair it is bound to.
+
+    Attributes:
+        jwt: the compact JWT, ASCII.
+        key: decrypts what the broker sends for this token.
+        expires: seconds on ``clock.boot()``. Renewal before that (``limits.TOKEN_MARGIN``) is the
+            holder's business.
+    """
+
+    jwt: Secret
+    key: TeeKey
+    expires: float
+
+
+class TokenSource(Protocol):
+    """Where a resource client gets its token: this process's session, or another agent by ttrpc."""
+
+    async def token(self, deadline: Deadline, *, refused: KbsToken | None = None) -> KbsToken:
+        """A token to present.
+
+        Args:
+            deadline: when the caller stops waiting.
+            refused: the broker refused this one; it is never handed out again.
+        """
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    exp: float | None = None
+    iat: float | None = None
+    nbf: float | None = None
+
+
+class _Exported(msgspec.Struct, frozen=True):
+    token: str
+    tee_keypair: str
+
+
+def held_token(jwt: Secret, key: TeeKey, clock: Clock) -> KbsToken:
+    """A token that was issued just now.
+
+    Its life, ``exp - iat`` seconds, is counted from now on the boot clock, so a wrong wall clock in the
+    guest does no harm. Without ``iat`` the wall clock has to do; without ``exp`` the life is
+    ``limits.TOKEN_DEFAULT_LIFE``. It is never longer than ``limits.TOKEN_MAX_LIFE``.
+
+    Raises:
+        AgentError: KBS_BAD_RESPONSE, when it is not a JWT with a JSON object as payload.
+    """
+    return KbsToken(jwt, key, clock.boot() + _life(_claims(jwt), clock))
+
+
+def token_digest(jwt: Secret) -> bytes:
+    """SHA-256 of a JWT: names a token without giving it away."""
+    return hashlib.sha256(jwt.reveal()).digest()
+
+
+def encode_token(token: KbsToken) -> Secret:
+    """GetToken's answer for type ``kbs``: JSON ``{"token", "tee_keypair"}`` (kbs_protocol.md 5.1)."""
+    pem = token.key.pem().reveal().decode("ascii")
+    return Secret(msgspec.json.encode(_Exported(token.jwt.reveal().decode("ascii"), pem)))
+
+
+def decode_token(body: bytes, clock: Clock) -> KbsToken:
+    """Read GetToken's answer for type ``kbs``, from this or the Rust attestation agent.
+
+    The other agent may have held the token for a while. If the wall clock says that less is left than
+    ``exp - iat``, that is believed; a wall clock past ``exp`` is taken for wrong, since agents do not hand
+    out expired tokens.
+
+    Args:
+        body: at most ``limits.KBS_MAX_TOKEN`` bytes.
+        clock: both of its times are used.
+
+    Raises:
+        AgentError: KBS_BAD_RESPONSE.
+    """
+    try:
+        exported = parse(body, _Exported, limits.KBS_MAX_TOKEN)  # T-TOKEN-23: bounded before parsing.
+        jwt = Secret(exported.token.encode("ascii"))
+    except ValueError:
+        raise AgentError(
+            ErrorCode.KBS_BAD_RESPONSE, "the attestation agent's token answer cannot be read"
+        ) from None
+    key = TeeKey.from_pem(exported.tee_keypair.encode())
+    claims = _claims(jwt)
+    life = _life(claims, clock)
+    if claims.exp is not None and claims.exp > clock.wall():
+        life = min(life, claims.exp - clock.wall())
+    return KbsToken(jwt, key, clock.boot() + life)
+
+
+def _claims(jwt: Secret) -> _Claims:
+    try:
+        if len(jwt) > limits.KBS_MAX_TOKEN:  # T-TOKEN-24: bounded before parsing.
+            raise ValueError("too large")
+        claims = parse(jwt_payload(jwt.reveal().decode("ascii")), _Claims, limits.KBS_MAX_TOKEN)
+    except ValueError:
+        # The reason could repeat a part of the token.
+        raise AgentError(ErrorCode.KBS_BAD_RESPONSE, "the token is not a JWT") from None
+    if not all(math.isfinite(time) for time in (claims.exp, claims.iat, claims.nbf) if time is not None):
+        raise AgentError(ErrorCode.KBS_BAD_RESPONSE, "a time in the token is not a number")
+    return claims
+
+
+def _life(claims: _Claims, clock: Clock) -> float:
+    if claims.exp is None:
+        return limits.TOKEN_DEFAULT_LIFE
+    start = clock.wall() if claims.iat is None else claims.iat
+    # T-TOKEN-25: a token that claims to live for ever is still renewed within a day.
+    return min(max(0.0, claims.exp - start), limits.TOKEN_MAX_LIFE)

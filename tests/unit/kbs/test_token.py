@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config import limits
+from agent.config.model import KeyAlgorithm
+from agent.devkit.clock import FakeClock
+from agent.errors import AgentError, ErrorCode
+from agent.kbs.keys import TeeKey
+from agent.kbs.token import KbsToken, decode_token, encode_token, held_token
+from agent.secret import Secret
+from tests.unit.kbs import PROPERTY, outcome
+
+KEY = TeeKey.generate(KeyAlgorithm.EC_P256)
+WALL = 1_790_000_000.0
+
+
+def part(value: object) -> str:
+    text = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def jwt(payload: object) -> Secret:
+    return Secret(f"{part({'alg': 'ES256', 'typ': 'JWT'})}.{part(payload)}.{part(b'signature')}".encode())
+
+
+def clock() -> FakeClock:
+    return FakeClock(boot=1000.0, wall=WALL)
+
+
+def life(payload: object) -> float:
+    return held_token(jwt(payload), KEY, clock()).expires - 1000.0
+
+
+def test_life_is_counted_from_receipt_whatever_the_wall_clock_says() -> None:
+    assert life({"iat": 1_760_426_134, "exp": 1_760_426_434, "iss": "CoCo-Attestation-Service"}) == 300.0
+
+
+@pytest.mark.parametrize(
+    ("payload", "seconds"),
+    [
+        ({"exp": WALL + 120}, 120.0),
+        ({"exp": WALL + 120, "iat": None}, 120.0),
+        ({"exp": WALL - 1}, 0.0),
+        ({"exp": 100, "iat": 200}, 0.0),
+        ({"exp": 1.5, "iat": 1}, 0.5),
+        ({}, limits.TOKEN_DEFAULT_LIFE),
+        ({"iat": 5, "nbf": 5}, limits.TOKEN_DEFAULT_LIFE),
+        ({"exp": 10**15, "iat": 0}, limits.TOKEN_MAX_LIFE),
+        ({"exp": 1e300, "iat": -1e300}, limits.TOKEN_MAX_LIFE),
+    ],
+)
+def test_life(payload: object, seconds: float) -> None:
+    assert life(payload) == seconds
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"exp": "soon"},
+        {"exp": True},
+        {"iat": []},
+        {"nbf": {}},
+        [],
+        "text",
+        b"{",
+        b"",
+        b'{"exp": 1e999}',
+        b'{"exp": ' + b"9" * 400 + b"}",
+        b"[" * 20000,
+        b'{"x":' * 20000,
+    ],
+)
+def test_garbage_payload(payload: object) -> None:
+    with pytest.raises(AgentError) as caught:
+        life(payload)
+    assert caught.value.code is ErrorCode.KBS_BAD_RESPONSE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"e30", b"e30.e30", b"e30.e30.", b".e30.e30", b"e30.e30.e30.e30", b"e30=.e30.e30", b"e30.e3 0.e30"],
+)
+def test_not_a_jwt(text: bytes) -> None:
+    with pytest.raises(AgentError) as caught:
+        held_token(Secret(text), KEY, clock())
+    assert caught.value.code is ErrorCode.KBS_BAD_RESPONSE
+
+
+def test_size_is_bounded() -> None:
+    huge = {"pad": "x" * limits.KBS_MAX_TOKEN}
+    with pytest.raises(AgentError):
+        held_token(jwt(huge), KEY, clock())
+
+
+def test_it_does_not_print() -> None:
+    token = held_token(jwt({"exp": 300, "iat": 0}), KEY, clock())
+    assert repr(token) == "KbsToken(jwt=***, key=TeeKey(ECDH-ES+A256KW-P256), expires=1300.0)"
+
+
+@pytest.mark.parametrize("algorithm", [KeyAlgorithm.EC_P256, KeyAlgorithm.EC_P521, KeyAlgorithm.RSA])
+def test_export_is_what_the_rust_hub_reads(algorithm: KeyAlgorithm) -> None:
+    token = held_token(jwt({"exp": WALL + 300, "iat": WALL}), TeeKey.generate(algorithm), clock())
+    exported = encode_token(token)
+    document = json.loads(exported.reveal())
+    assert list(document) == ["token", "tee_keypair"]
+    assert document["token"].encode() == token.jwt.reveal()
+    assert document["tee_keypair"].encode() == token.key.pem().reveal()
+    back = decode_token(exported.reveal(), clock())
+    assert (back.jwt, back.key.jwk(), back.expires) == (token.jwt, token.key.jwk(), token.expires)
+
+
+def exported(payload: object) -> bytes:
+    return encode_token(KbsToken(jwt(payload), KEY, 0.0)).reveal()
+
+
+@pytest.mark.parametrize(
+    ("wall", "seconds"),
+    [
+        (0.0, 300.0),
+        (100.0, 200.0),
+        (-5000.0, 300.0),  # a slow wall clock cannot lengthen it
+        (5000.0, 300.0),  # a fast one cannot make every token look expired
+    ],
+)
+def test_time_spent_at_the_other_agent_counts(wall: float, seconds: float) -> None:
+    body = exported({"iat": WALL, "exp": WALL + 300})
+    assert decode_token(body, FakeClock(boot=1000.0, wall=WALL + wall)).expires == 1000.0 + seconds
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"null",
+        b'{"token":"e30.e30.e30"}',
+        b'{"token":"e30.e30.e30","tee_keypair":"none"}',
+        b'{"token":"e30.e30.e30","tee_keypair":5}',
+        b'{"token":"\xc3\xa9.e30.e30","tee_keypair":""}',
+        b" " * (limits.KBS_MAX_TOKEN + 1),
+    ],
+)
+def test_garbage_export(body: bytes) -> None:
+    with pytest.raises(AgentError) as caught:
+        decode_token(body, clock())
+    assert caught.value.code is ErrorCode.KBS_BAD_RESPONSE
+
+
+SCALAR = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
+
+
+@PROPERTY
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.dictionaries(st.sampled_from(["exp", "iat", "nbf", "x"]), SCALAR).map(
+            lambda x: json.dumps(x).encode()
+        ),
+    )
+)
+def test_property_payload(payload: bytes) -> None:
+    now = clock()
+    token = outcome(ErrorCode.KBS_BAD_RESPONSE, lambda: held_token(jwt(payload), KEY, now))
+    assert token is None or 0.0 <= token.expires - now.boot() <= limits.TOKEN_MAX_LIFE
+
+
+@PROPERTY
+@given(st.binary(max_size=60), st.text(alphabet="ae30.-_=", max_size=20))
+def test_property_bytes(body: bytes, text: str) -> None:
+    outcome(ErrorCode.KBS_BAD_RESPONSE, lambda: decode_token(body, clock()))
+    outcome(ErrorCode.KBS_BAD_RESPONSE, lambda: held_token(Secret(text.encode()), KEY, clock()))
