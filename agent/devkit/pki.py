@@ -1,0 +1,162 @@
+"""A throw-away certificate authority for TLS tests. Its keys protect nothing and are never stored."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import ssl
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+DAY: Final = datetime.timedelta(days=1)
+
+
+def spki_sha256(cert: x509.Certificate) -> bytes:
+    """SHA-256 (32 bytes) of the DER SubjectPublicKeyInfo: what a key pin is (RFC 7469 2.4)."""
+    spki = cert.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """A server's key and certificates.
+
+    Attributes:
+        key: the private key.
+        chain: leaf first; then what a server sends along. The root is not in it.
+    """
+
+    key: ec.EllipticCurvePrivateKey
+    chain: tuple[x509.Certificate, ...]
+
+    @property
+    def cert(self) -> x509.Certificate:
+        """The leaf."""
+        return self.chain[0]
+
+    @property
+    def cert_pem(self) -> str:
+        """The leaf as PEM text: the root to configure when it is self-signed."""
+        return self.cert.public_bytes(Encoding.PEM).decode("ascii")
+
+    @property
+    def pin(self) -> bytes:
+        """:func:`spki_sha256` of the leaf."""
+        return spki_sha256(self.cert)
+
+    def context(self) -> ssl.SSLContext:
+        """A server side TLS context (1.2 and later) with this identity."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        chain = b"".join(cert.public_bytes(Encoding.PEM) for cert in self.chain)
+        # The ssl module loads identities from files only.
+        with tempfile.TemporaryDirectory(prefix="devkit-pki-") as folder:
+            path = Path(folder, "identity.pem")
+            path.write_bytes(key + chain)
+            context.load_cert_chain(path)
+        return context
+
+
+def _sign(
+    subject: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name | None,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    *,
+    ca: bool,
+    names: Sequence[str] = (),
+    starts: datetime.timedelta = -DAY,
+    ends: datetime.timedelta = 30 * DAY,
+) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer or name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + starts)
+        .not_valid_after(now + ends)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+        )
+    )
+    if names:
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([_general_name(text) for text in names]), critical=False
+        ).add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+def self_signed(*names: str, ca: bool = True) -> ServerIdentity:
+    """A server certificate that is its own root.
+
+    Args:
+        names: host names and IP addresses; :data:`LOOPBACK` when none are given.
+        ca: its basicConstraints. Some TLS stacks refuse a leaf that says CA:TRUE (kbs_protocol.md 6).
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    cert = _sign("self-signed test server", key, None, key, ca=ca, names=names or LOOPBACK)
+    return ServerIdentity(key, (cert,))
+
+
+class Authority:
+    """A root that signs server certificates for as long as the object lives."""
+
+    def __init__(self, name: str = "throw-away test CA") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.cert = _sign(name, self._key, None, self._key, ca=True)
+
+    @property
+    def pem(self) -> str:
+        """The root certificate as PEM text, for ``kbs_cert``."""
+        return self.cert.public_bytes(Encoding.PEM).decode("ascii")
+
+    def issue(self, *names: str, expired: bool = False) -> ServerIdentity:
+        """A server certificate.
+
+        Args:
+            names: host names and IP addresses; :data:`LOOPBACK` when none are given.
+            expired: it ended yesterday.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        cert = _sign(
+            "test server",
+            key,
+            self.cert.subject,
+            self._key,
+            ca=False,
+            names=names or LOOPBACK,
+            starts=-2 * DAY,
+            ends=-DAY if expired else 30 * DAY,
+        )
+        return ServerIdentity(key, (cert,))
