@@ -49,12 +49,14 @@ def read_beneath(root: str, name: str, limit: int) -> bytes:
             else os.strerror(error.errno or 0)
         )
         raise AgentError(ErrorCode.FILE_UNSAFE, f"{shown}: {reason}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        _check(os.fstat(file.fileno()), shown, limit)
-        try:
+    try:
+        _check(os.fstat(descriptor), shown, limit)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(limit + 1)
-        except OSError as error:
-            raise AgentError(ErrorCode.FILE_UNSAFE, f"{shown}: {error.strerror}") from error
+    except OSError as error:
+        raise AgentError(ErrorCode.FILE_UNSAFE, f"{shown}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if len(content) > limit:
         raise AgentError(ErrorCode.FILE_UNSAFE, f"{shown}: larger than {limit} bytes")
     return content

@@ -1,0 +1,77 @@
+"""The hub role: resources, sealed secrets and image layer keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.errors import AgentError, ErrorCode
+from agent.hub.image_keys import unwrap_key
+from agent.hub.kms.kbs import KbsGetter
+from agent.hub.kms.offline_fs import OfflineFsGetter
+from agent.hub.resources import Resources
+from agent.hub.sealed import Unsealer
+
+if TYPE_CHECKING:
+    from agent.clock import Deadline
+    from agent.config import model
+    from agent.hub.kms.base import Getter
+    from agent.kbs.resources import ResourceClient
+    from agent.observe.metrics import Metrics
+    from agent.secret import Secret
+
+
+class Hub:
+    """An :class:`agent.roles.HubRole` in this process."""
+
+    def __init__(self, config: model.Hub, resources: ResourceClient | None, metrics: Metrics) -> None:
+        """Wire the parts; nothing is opened, and a wrong configuration shows at the first request.
+
+        Args:
+            config: which key broker client to use, and which sealed secrets to accept.
+            resources: the broker's client, or None when no broker is configured.
+            metrics: counts fetches.
+        """
+        self._resources = Resources(lambda: choose_getter(config, resources), metrics)
+        self._unsealer = Unsealer(config.sealed, self._resources)
+
+    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
+        """See :meth:`agent.roles.HubRole.get_resource`.
+
+        Raises:
+            AgentError: see :meth:`agent.hub.resources.Resources.get`.
+        """
+        return await self._resources.get(uri, deadline)
+
+    async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
+        """See :meth:`agent.roles.HubRole.unseal`.
+
+        Raises:
+            AgentError: see :meth:`agent.hub.sealed.Unsealer.unseal`.
+        """
+        return await self._unsealer.unseal(sealed, deadline)
+
+    async def unwrap_key(self, protocol_input: bytes, deadline: Deadline) -> Secret:
+        """See :meth:`agent.roles.HubRole.unwrap_key`.
+
+        Raises:
+            AgentError: see :func:`agent.hub.image_keys.unwrap_key`.
+        """
+        return await unwrap_key(protocol_input, self._resources, deadline)
+
+
+def choose_getter(config: model.Hub, resources: ResourceClient | None) -> Getter:
+    """The key broker client that ``kbc.name`` names (cdh.md 5.2, 5.3).
+
+    Raises:
+        AgentError: KBS_NOT_CONFIGURED, KBC_UNKNOWN.
+    """
+    if config.kbc == "offline_fs_kbc":
+        return OfflineFsGetter(config.offline_stores)
+    if config.kbc != "cc_kbc":
+        raise AgentError(
+            ErrorCode.KBC_UNKNOWN,
+            f"unknown kbc name {config.kbc}, only support `cc_kbc`(feature `kbs`) and `offline_fs_kbc`.",
+        )
+    if resources is None:
+        raise AgentError(ErrorCode.KBS_NOT_CONFIGURED, "kbc.name is cc_kbc and kbc.url is empty")
+    return KbsGetter(resources)

@@ -1,0 +1,164 @@
+"""Sealed secrets: ``sealed.`` and a compact JWS whose payload says where the plaintext is (cdh.md 4)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agent.config import limits
+from agent.errors import AgentError, ErrorCode
+from agent.hub import jws, key_ids
+from agent.hub.encoding import read_json, url_decode
+from agent.kbs.uri import ResourceUri, parse_uri
+
+if TYPE_CHECKING:
+    from agent.clock import Deadline
+    from agent.config import model
+    from agent.hub.resources import Resources
+    from agent.secret import Secret
+
+log = logging.getLogger("coco.hub")
+
+PREFIX: Final = "sealed."
+VERSION: Final = "0.1.0"
+VAULT: Final = "vault"
+PROVIDER: Final = "kbs"
+WHITE_SPACE: Final = b" \t\r\n"
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    version: str
+    type: str
+
+
+class VaultPayload(msgspec.Struct, frozen=True):
+    """Payload of a vault secret in the order the ``secret`` tool writes it; all members are required.
+
+    Attributes:
+        version: ``0.1.0``.
+        type: ``vault``.
+        name: resource URI of the plaintext.
+        provider: ``kbs``, ASCII case-insensitive.
+        provider_settings: an object, which ``kbs`` ignores.
+        annotations: an object, which ``kbs`` ignores.
+    """
+
+    version: str
+    type: str
+    name: str
+    provider: str
+    provider_settings: dict[str, msgspec.Raw]
+    annotations: dict[str, msgspec.Raw]
+
+
+class Unsealer:
+    """Turns sealed secrets into plaintext, and nothing else into anything."""
+
+    def __init__(self, settings: model.SealedSecrets, resources: Resources) -> None:
+        self._settings = settings
+        self._resources = resources
+
+    async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
+        """The plaintext a sealed secret stands for.
+
+        Args:
+            sealed: at most ``limits.SEALED_MAX`` bytes of ASCII. White space at the end is dropped:
+                kata-agent sends whole files, with their last newline (kata_integration.md 2.3).
+            deadline: for the signing key and the plaintext together.
+
+        Raises:
+            AgentError: PAYLOAD_TOO_LARGE, SEALED_MALFORMED, SEALED_UNSUPPORTED, SEALED_KEY_UNTRUSTED,
+                SEALED_KEY_INVALID, SEALED_SIGNATURE_INVALID, FILE_UNSAFE, or why the broker did not
+                hand out the signing key or the plaintext.
+        """
+        text = _text(sealed)
+        payload = (
+            _unverified(text) if self._settings.skip_verification else await self._verified(text, deadline)
+        )
+        plaintext = await self._resources.get(parse_vault(payload), deadline)
+        # T-SEAL-1: a caller cannot tell an unsealed value from its own input by looking at it, so the
+        # input is never an answer. A resource that is *another* sealed secret is what its owner put
+        # there, and is handed out like any other.
+        if plaintext.reveal().rstrip(WHITE_SPACE) == text.encode():
+            plaintext.wipe()
+            raise _malformed("the secret leads to itself")
+        return plaintext
+
+    async def _verified(self, text: str, deadline: Deadline) -> bytes:
+        signed = jws.parse_compact(_without_prefix(text))
+        location = key_ids.resolve(signed.kid)
+        key_ids.check_trusted(location, self._settings.trusted_kids)
+        key = jws.public_key(jws.read_jwk(await self._key_text(location, deadline)))
+        # T-SEAL-3: the payload is parsed only once its signature is good.
+        return signed.verify(key)
+
+    async def _key_text(self, location: ResourceUri | str, deadline: Deadline) -> bytes:
+        if isinstance(location, ResourceUri):
+            return (await self._resources.get(str(location), deadline)).reveal()
+        return key_ids.read_local_key(self._settings.key_dir, location)
+
+
+def _text(sealed: bytes) -> str:
+    # T-SEAL-2: bounded before anything else looks at it.
+    if len(sealed) > limits.SEALED_MAX:
+        raise AgentError(
+            ErrorCode.PAYLOAD_TOO_LARGE, f"a sealed secret of {len(sealed)} bytes; limit {limits.SEALED_MAX}"
+        )
+    try:
+        return sealed.rstrip(WHITE_SPACE).decode("ascii")
+    except UnicodeDecodeError:
+        raise _malformed("not ASCII") from None
+
+
+def _without_prefix(text: str) -> str:
+    # T-SEAL-10: exactly one prefix. Upstream takes none or many, so one secret has many spellings
+    # there; kata-agent sends only values with the prefix.
+    if not text.startswith(PREFIX):
+        raise _malformed("the prefix 'sealed.' is missing")
+    rest = text.removeprefix(PREFIX)
+    if rest.startswith(PREFIX):
+        raise _malformed("the prefix 'sealed.' is repeated")
+    return rest
+
+
+def _unverified(text: str) -> bytes:
+    """The payload of a secret nobody signed; only that section is looked at (cdh.md 4.2)."""
+    # T-SEAL-11: accepting unsigned secrets is a configured weakness, so each use leaves a trace.
+    log.warning("sealed secret accepted without verification (skip_sealed_secret_verification)")
+    sections = text.split(".")
+    if len(sections) != 4:
+        raise _malformed(f"{len(sections)} sections, 4 are needed")
+    try:
+        return url_decode(sections[2])
+    except ValueError:
+        raise _malformed("the payload is not base64url without padding") from None
+
+
+def parse_vault(payload: bytes) -> str:
+    """The canonical resource URI a payload points at.
+
+    Args:
+        payload: JSON, bounded by the caller, its signature verified unless verification is off.
+
+    Raises:
+        AgentError: SEALED_MALFORMED, SEALED_UNSUPPORTED (version, type, provider).
+    """
+    kind = read_json(payload, _Kind, ErrorCode.SEALED_MALFORMED, "payload")
+    if kind.version != VERSION:
+        raise AgentError(ErrorCode.SEALED_UNSUPPORTED, "version not supported, only 0.1.0 supported")
+    if kind.type != VAULT:
+        raise AgentError(ErrorCode.SEALED_UNSUPPORTED, "only type 'vault' is supported")
+    vault = read_json(payload, VaultPayload, ErrorCode.SEALED_MALFORMED, "payload")
+    # ASCII first: lower() maps letters such as U+212A (Kelvin sign) to ASCII ones.
+    if not vault.provider.isascii() or vault.provider.lower() != PROVIDER:
+        raise AgentError(ErrorCode.SEALED_UNSUPPORTED, "only provider 'kbs' is supported")
+    try:
+        return str(parse_uri(vault.name))
+    except AgentError as error:
+        raise _malformed(f"name: {error.detail}") from error
+
+
+def _malformed(reason: str) -> AgentError:
+    return AgentError(ErrorCode.SEALED_MALFORMED, reason)
