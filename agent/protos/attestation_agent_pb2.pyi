@@ -98,15 +98,21 @@ class GetTokenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENTYPE_FIELD_NUMBER: _builtins.int
+    REFUSEDTOKEN_FIELD_NUMBER: _builtins.int
     TokenType: _builtins.str
+    RefusedToken: _builtins.bytes
+    """Ours, ignored by others: SHA-256 of a token that the broker refused, so that the agent attests again
+    instead of giving it once more.
+    """
     def __init__(
         self,
         *,
         TokenType: _builtins.str = ...,
+        RefusedToken: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["TokenType", b"TokenType"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["RefusedToken", b"RefusedToken", "TokenType", b"TokenType"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

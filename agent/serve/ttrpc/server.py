@@ -1,0 +1,271 @@
+"""A ttrpc server on a listening Unix socket: many calls per connection, answers in any order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from agent.config import limits
+from agent.errors import ErrorCode, RpcCode
+from agent.observe.redact import locations
+from agent.serve.ttrpc.codec import (
+    REMOTE_OPEN,
+    Decoder,
+    EnvelopeError,
+    FrameType,
+    Oversized,
+    Request,
+    StatusError,
+    encode_response,
+    encode_status,
+    parse_request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from agent.serve.ttrpc.codec import Event, Frame
+
+MAX_CONNECTIONS: Final = 256
+"""Connections to one socket; kata-agent, image-rs and a gateway keep one each, forever."""
+
+MAX_UNSENT: Final = 32 * limits.MIB
+"""Answers one connection may leave unread: eight of the largest."""
+
+BACKSTOP: Final = 0.25
+"""Seconds after the caller's timeout until the work is cancelled here: a handler that keeps its own
+deadline can say which phase used the time."""
+
+_UCRED: Final = struct.Struct("3i")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a handler knows about its call.
+
+    Attributes:
+        peer: the caller's kernel credentials, ``pid=… uid=…``.
+        timeout: seconds the caller waits; None when it named no limit.
+    """
+
+    peer: str
+    timeout: float | None
+
+
+if TYPE_CHECKING:
+    Handler: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+    Services: TypeAlias = Mapping[str, Mapping[str, Handler]]
+
+
+class TtrpcServer:
+    """Serves ``services`` (service name to method name to handler).
+
+    A handler gets the payload and returns the answer's payload; it raises :class:`StatusError` to
+    answer with an error. Anything else it raises is answered with INTERNAL and logged without values.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._shared = _Shared(services)
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept on a bound, listening Unix socket, which this server closes in :meth:`stop`."""
+        loop = asyncio.get_running_loop()
+        self._shared.open = True
+        self._server = await loop.create_unix_server(lambda: _Connection(self._shared), sock=listener)
+
+    async def stop(self, grace: float = limits.STOP_GRACE) -> None:
+        """Accept nothing new, let calls under way finish for ``grace`` seconds, then cut."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        self._shared.open = False
+        connections = tuple(self._shared.connections)
+        for connection in connections:
+            connection.finish()
+        if connections:
+            await asyncio.wait([c.closed for c in connections], timeout=grace)
+        for connection in connections:
+            connection.cut()
+        if connections:
+            await asyncio.wait([c.closed for c in connections])
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """What the connections of one server have in common."""
+
+    services: Services
+    connections: set[_Connection] = field(default_factory=set)
+    open: bool = False
+
+
+class _Connection(asyncio.Protocol):
+    """One caller. Never closed for being idle (kata_integration.md 9.2, rule 11)."""
+
+    def __init__(self, shared: _Shared) -> None:
+        self._shared = shared
+        self._decoder = Decoder()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._unsent = 0
+        self._finishing = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._peer = peer_text(transport.get_extra_info("socket"))
+        if not self._shared.open:
+            self._transport.abort()  # accepted just before the server stopped
+            return
+        if len(self._shared.connections) >= MAX_CONNECTIONS:
+            # T-TTRPC-13: buffers are per connection, so connections are counted.
+            _log.warning("ttrpc: too many connections, a new one is refused", extra={"peer": self._peer})
+            self._transport.abort()
+            return
+        self._shared.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._shared.connections.discard(self)
+        for task in self._tasks.values():
+            task.cancel()
+        self._writable.set()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        # T-TTRPC-14: who does not read its answers is not read from either.
+        self._writable.clear()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+        if not self._finishing:
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        for event in self._decoder.feed(data):
+            self._event(event)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def finish(self) -> None:
+        """Read no more; close once the calls under way are answered."""
+        self._finishing = True
+        self._transport.pause_reading()
+        if not self._tasks:
+            self._transport.close()
+
+    def cut(self) -> None:
+        """Close now."""
+        self._transport.abort()
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, Oversized):
+            if event.kind in {FrameType.REQUEST, FrameType.DATA}:
+                text = f"message length {event.length} is above the maximum of {limits.TTRPC_MAX_BODY}"
+                self._refuse(event.stream, RpcCode.INVALID_ARGUMENT, text)
+        elif event.kind == FrameType.REQUEST:
+            self._request(event)
+        elif event.kind == FrameType.DATA and event.stream not in self._tasks:
+            self._refuse(event.stream, RpcCode.INVALID_ARGUMENT, "no stream of this id is open")
+        # Other types are dropped: an answer to an answer could go on for ever between two peers.
+
+    def _request(self, frame: Frame) -> None:
+        stream = frame.stream
+        if stream % 2 == 0:
+            self._refuse(stream, RpcCode.INVALID_ARGUMENT, "the stream id of a request must be odd")
+        elif stream in self._tasks:
+            # Only ids under way count: callers with threads may send their ids out of order.
+            self._refuse(stream, RpcCode.INVALID_ARGUMENT, "the stream id is in use")
+        elif len(self._tasks) >= limits.TTRPC_MAX_STREAMS:
+            # T-TTRPC-15: calls under way are counted, finished ones that nobody reads included.
+            self._refuse(stream, RpcCode.RESOURCE_EXHAUSTED, "too many requests are under way")
+        elif frame.flags & REMOTE_OPEN:
+            self._refuse(stream, RpcCode.UNIMPLEMENTED, "streaming calls are not supported")
+        else:
+            self._call(stream, frame.body)
+
+    def _call(self, stream: int, body: bytes) -> None:
+        try:
+            request = parse_request(body)
+        except EnvelopeError as error:
+            self._refuse(stream, RpcCode.INVALID_ARGUMENT, f"malformed request: {error}")
+            return
+        service = self._shared.services.get(request.service)
+        if service is None:
+            text = f"{request.service} service does not exist"
+            self._refuse(stream, RpcCode.INVALID_ARGUMENT, text)
+            return
+        handler = service.get(request.method)
+        if handler is None:
+            text = f"{request.method} method does not exist in {request.service}"
+            self._refuse(stream, RpcCode.UNIMPLEMENTED, text)
+            return
+        task = asyncio.get_running_loop().create_task(self._run(stream, handler, request))
+        self._tasks[stream] = task
+        task.add_done_callback(lambda done: self._done(stream, request, done))
+
+    async def _run(self, stream: int, handler: Handler, request: Request) -> None:
+        limit = None if request.timeout is None else request.timeout + BACKSTOP
+        context = Context(self._peer, request.timeout)
+        try:
+            async with asyncio.timeout(limit):
+                payload = await handler(request.payload, context)
+            answer = encode_response(stream, payload)
+        except TimeoutError:
+            text = "the request took longer than its timeout"
+            answer = encode_status(stream, RpcCode.DEADLINE_EXCEEDED, text)
+        except StatusError as error:
+            answer = encode_status(stream, error.code, error.message)
+        except EnvelopeError:
+            text = f"the answer is larger than {limits.TTRPC_MAX_BODY} bytes"
+            answer = encode_status(stream, RpcCode.RESOURCE_EXHAUSTED, text)
+        self._transport.write(await self._turn(stream, answer))
+
+    async def _turn(self, stream: int, answer: bytes) -> bytes:
+        """Wait until the caller reads; returns what to send."""
+        if self._writable.is_set():
+            return answer
+        if self._unsent + len(answer) > MAX_UNSENT:
+            # T-TTRPC-16: answers that nobody reads are not collected.
+            answer = encode_status(stream, RpcCode.RESOURCE_EXHAUSTED, "too many answers are unread")
+        self._unsent += len(answer)
+        try:
+            while not self._writable.is_set():  # one large answer before this one may fill the buffer again
+                await self._writable.wait()
+        finally:
+            self._unsent -= len(answer)
+        return answer
+
+    def _done(self, stream: int, request: Request, task: asyncio.Task[None]) -> None:
+        del self._tasks[stream]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # T-LOG-10: an exception's text may hold the value it choked on; its type and place do not.
+            extra = {"verb": request.method, "error": type(error).__name__, "where": locations(error)}
+            _log.error("request failed: defect in the agent", extra=extra)
+            self._refuse(stream, RpcCode.INTERNAL, ErrorCode.INTERNAL.meaning.message)
+        if self._finishing and not self._tasks:
+            self._transport.close()
+
+    def _refuse(self, stream: int, code: RpcCode, text: str) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(encode_status(stream, code, text))
+
+
+def peer_text(connection: socket.socket) -> str:
+    """The kernel's word on who connected: ``pid=… uid=…`` (SO_PEERCRED, unix(7)).
+
+    The process id is 0 for a caller outside this process namespace.
+    """
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _ = _UCRED.unpack(raw)
+    return f"pid={pid} uid={uid}"
