@@ -1,0 +1,264 @@
+"""The REST API as a function from a request to an answer; sockets and HTTP framing are in ``listen``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from agent.config import limits
+from agent.errors import AgentError, ErrorCode
+from agent.observe.metrics import CONTENT_TYPE
+from agent.serve.rest import answers, guard, query, routes
+from agent.serve.rest.answers import Answer, RestError
+from agent.serve.rest.headers import preferred_wait, wants_json
+from agent.serve.rest.routes import Operation
+from agent.serve.rest.target import parse_target
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from agent.config.model import Gateway
+    from agent.observe.health import Health
+    from agent.observe.metrics import Metrics
+    from agent.serve.access import Call
+    from agent.serve.front import Front
+    from agent.serve.rest.guard import Peer
+    from agent.serve.rest.routes import Match
+    from agent.serve.rest.target import Target
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_AAEL_TEXT: Final = (
+    "Illegal AAEL eventry format: expected a JSON object with the strings domain, operation and content"
+)
+_VERSIONS: Final = frozenset({(1, 0), (1, 1)})
+_COMMON: Final = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Server", "coco-agent"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One request as it came.
+
+    Attributes:
+        method: case counts.
+        target: raw request target; bytes that are not UTF-8 as surrogate escapes.
+        version: HTTP version as major, minor.
+        headers: every value by lower-case name, in order.
+        peer: the connection's other end.
+        body: reads the body; raises RestError PAYLOAD_TOO_LARGE or INVALID_REQUEST.
+    """
+
+    method: str
+    target: str
+    version: tuple[int, int]
+    headers: Mapping[str, Sequence[str]]
+    peer: Peer
+    body: Callable[[], Awaitable[bytes]]
+
+
+class _AaelEvent(msgspec.Struct, frozen=True):
+    domain: str
+    operation: str
+    content: str
+
+
+_AAEL_DECODER: Final = msgspec.json.Decoder(_AaelEvent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What an operation gets."""
+
+    call: Call
+    incoming: Incoming
+    target: Target
+    match: Match
+
+
+class App:
+    """The REST role; built by :func:`build_app`, served by :func:`agent.serve.rest.listen.serve`."""
+
+    def __init__(
+        self, front: Front, settings: Gateway, metrics: Metrics | None, health: Health, version: str
+    ) -> None:
+        self._front = front
+        self._settings = settings
+        self._metrics = metrics
+        self._health = health
+        self._version = version
+        self._waiting = 0
+        self._operations: Mapping[Operation, Callable[[_Work], Awaitable[Answer]]] = {
+            Operation.INFO: self._info,
+            Operation.LIVE: self._live,
+            Operation.READY: self._ready,
+            Operation.METRICS: self._render_metrics,
+            Operation.TOKEN: self._token,
+            Operation.EVIDENCE: self._evidence,
+            Operation.ADDITIONAL_EVIDENCE: self._additional_evidence,
+            Operation.EXTEND: self._extend,
+            Operation.RESOURCE: self._resource,
+        }
+
+    async def answer(self, incoming: Incoming) -> Answer:
+        """Guard, route and run one request. Only cancellation and defects leave as exceptions."""
+        call = self._front.call("rest", incoming.peer.label, self._seconds(incoming))
+        try:
+            self._guard(incoming)
+            target = parse_target(incoming.target)
+            match = routes.find(target.path, incoming.method, self._settings.features)
+            answer = await self._run(_Work(call, incoming, target, match))
+        except AgentError as error:
+            self._note(call, error)
+            answer = answers.failure(
+                error,
+                call.request_id,
+                json=wants_json(incoming.headers.get("accept", ())),
+                compat_status=self._settings.compat_status,
+            )
+        return _finish(answer, call)
+
+    def reject(self, peer: Peer, error: RestError) -> Answer:
+        """The answer to something that is not an HTTP request; ends the connection."""
+        call = self._front.call("rest", peer.label, self._settings.deadline)
+        if not peer.local:
+            error = RestError(ErrorCode.PEER_REFUSED, "the peer is not local")
+        self._note(call, error)
+        return _finish(replace(answers.failure(error, call.request_id, json=False), close=True), call)
+
+    def _seconds(self, incoming: Incoming) -> float:
+        wait = preferred_wait(incoming.headers.get("prefer", ()))
+        return self._settings.deadline if wait is None else min(wait, self._settings.deadline)
+
+    def _guard(self, incoming: Incoming) -> None:
+        headers, extra_hosts = incoming.headers, self._settings.extra_hosts
+        guard.check_peer(incoming.peer)
+        if incoming.version not in _VERSIONS:
+            raise RestError(ErrorCode.INVALID_REQUEST, "the request is neither HTTP/1.1 nor HTTP/1.0")
+        guard.check_host(headers.get("host", ()), extra_hosts, http10=incoming.version == (1, 0))
+        guard.check_direct(headers)
+        guard.check_browser(headers, extra_hosts)
+
+    async def _run(self, work: _Work) -> Answer:
+        operation = self._operations[work.match.route.operation]
+        if not work.match.route.waits:
+            return await operation(work)
+        # T-REST-18: a bounded number of requests can hold memory; health and metrics stay reachable.
+        if self._waiting >= limits.REST_MAX_WAITING:
+            raise RestError(ErrorCode.TOO_MANY_REQUESTS, "too many REST requests under way")
+        self._waiting += 1
+        try:
+            return await operation(work)
+        finally:
+            self._waiting -= 1
+
+    def _note(self, call: Call, error: AgentError) -> None:
+        """Count and log what never reached the front, which does so for the rest."""
+        if not isinstance(error, RestError):
+            return
+        if self._metrics is not None:
+            self._metrics.request("rest", "refused", error.code.name)
+        extra = {
+            "request_id": call.request_id,
+            "api": "rest",
+            "peer": call.caller.peer,
+            "code": error.code.name,
+            "detail": error.detail,
+        }
+        _log.info("request refused", extra=extra)
+
+    # --- operations -------------------------------------------------------------------------------
+    async def _info(self, work: _Work) -> Answer:
+        features = self._settings.features
+        tee: str | None = None
+        additional: tuple[str, ...] = ()
+        if features in routes.ROOTS["/aa"].features:
+            # Upstream drops the connection when one of these fails; the version is worth an answer.
+            tee = await _or_else(self._front.tee_type(work.call), None)
+            additional = await _or_else(self._front.additional_tees(work.call), ())
+        return answers.info(self._version, tee, additional, features.value)
+
+    async def _live(self, _: _Work) -> Answer:
+        report = self._health.live()
+        return answers.health(ok=report.ok, reasons=report.reasons)
+
+    async def _ready(self, _: _Work) -> Answer:
+        report = self._health.ready()
+        return answers.health(ok=report.ok, reasons=report.reasons)
+
+    async def _render_metrics(self, _: _Work) -> Answer:
+        if self._metrics is None:
+            raise RestError(ErrorCode.UNKNOWN_ROUTE, "metrics are switched off")
+        return Answer(200, self._metrics.render(), CONTENT_TYPE)
+
+    async def _token(self, work: _Work) -> Answer:
+        token_type = query.required(query.parse_query(work.target.query), "token_type")
+        return Answer(200, (await self._front.token(work.call, token_type)).reveal())
+
+    async def _evidence(self, work: _Work) -> Answer:
+        data = query.runtime_data(query.parse_query(work.target.query))
+        return Answer(200, await self._front.evidence(work.call, data))
+
+    async def _additional_evidence(self, work: _Work) -> Answer:
+        data = query.runtime_data(query.parse_query(work.target.query))
+        return Answer(200, await self._front.additional_evidence(work.call, data))
+
+    async def _extend(self, work: _Work) -> Answer:
+        async with work.call.deadline.limit("reading the request body"):
+            body = await work.incoming.body()
+        event = _aael_event(body)
+        result = await self._front.extend(work.call, event.domain, event.operation, event.content, None)
+        return answers.extended(result)
+
+    async def _resource(self, work: _Work) -> Answer:
+        # The query stays behind, as upstream: a resource's own query would need a wider grammar here.
+        secret = await self._front.get_resource(work.call, f"kbs://{work.match.rest}")
+        return Answer(200, secret.reveal())
+
+
+async def _or_else(asked: Awaitable[T], default: T) -> T:
+    try:
+        return await asked
+    except AgentError:  # logged and counted by the front
+        return default
+
+
+def _aael_event(body: bytes) -> _AaelEvent:
+    try:
+        return _AAEL_DECODER.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Neither the parser's text nor the body: both can hold what the caller sent.
+        raise RestError(
+            ErrorCode.INVALID_REQUEST,
+            "the body is not an event of domain, operation and content",
+            text=_AAEL_TEXT,
+            compat=True,
+        ) from None
+
+
+def _finish(answer: Answer, call: Call) -> Answer:
+    """Headers of every answer: nothing of it is cached, sniffed or, by ours, shared across origins."""
+    return replace(answer, headers=(*answer.headers, *_COMMON, ("X-Request-Id", call.request_id)))
+
+
+def build_app(
+    front: Front, settings: Gateway, *, metrics: Metrics | None, health: Health, version: str
+) -> App:
+    """Build the REST role.
+
+    Args:
+        front: asked by every route.
+        settings: features, extra Host names, deadline and status compatibility. ``bind`` is the caller's.
+        metrics: served at ``/metrics``; None: there is no such route.
+        health: served at ``/healthz`` and ``/readyz``.
+        version: shown by ``/info``.
+    """
+    return App(front, settings, metrics, health, version)

@@ -1,0 +1,210 @@
+"""HTTP/1.1 on an already bound socket: aiohttp below its router, which would decode the path first."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import re
+import resource
+import socket
+from typing import TYPE_CHECKING, Final
+
+from agent.config import limits
+from agent.errors import AgentError, ErrorCode
+from agent.http import aiohttp, web
+from agent.observe.redact import locations
+from agent.serve.rest.answers import Answer, RestError
+from agent.serve.rest.app import Incoming
+from agent.serve.rest.guard import peer_of
+
+if TYPE_CHECKING:
+    from agent.serve.rest.app import App
+
+_log = logging.getLogger(__name__)
+
+KEEP_ALIVE: Final = 75.0
+"""Seconds an idle connection is kept, also one that never sent a request."""
+
+LINGER: Final = 1.0
+"""Seconds given to a body that nobody reads before its connection ends."""
+
+SPARE_CONNECTIONS: Final = 64
+"""Connections above REST_MAX_WAITING, so that the 429 can be said and health answers."""
+
+BACKLOG: Final = 512
+"""Connections the kernel holds for us; a pod's containers start at once."""
+
+_BIND: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+def bind_tcp(address: str) -> socket.socket:
+    """Bind and listen on a literal ``IP:port``; ``[::]`` serves IPv4 as well.
+
+    Args:
+        address: as ``127.0.0.1:8006`` or ``[::1]:8006``. Port 0 takes a free one.
+
+    Raises:
+        AgentError: CONFIG_INVALID for a host name or anything else that is not a literal address, and
+            for an address that cannot be bound.
+    """
+    match = _BIND.fullmatch(address)
+    port = int(match["port"]) if match else 0
+    try:
+        ip = ipaddress.ip_address((match["six"] or match["four"]) if match else "")
+    except ValueError:
+        ip = None
+    if match is None or ip is None or port > 65535 or (ip.version == 6) != (match["six"] is not None):
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the REST address is not a literal IP:port")
+    family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise AgentError(
+            ErrorCode.CONFIG_INVALID, f"no socket for the REST address: {error.strerror}"
+        ) from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((str(ip), port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise AgentError(
+            ErrorCode.CONFIG_INVALID, f"the REST address cannot be bound: {error.strerror}"
+        ) from None
+    return sock
+
+
+class Running:
+    """A REST role being served."""
+
+    def __init__(self, listener: asyncio.Server, connections: web.Server) -> None:
+        self._listener = listener
+        self._connections = connections
+
+    async def cleanup(self) -> None:
+        """Stop accepting, let requests finish, and end all within ``limits.STOP_GRACE`` seconds."""
+        self._listener.close()
+        await asyncio.sleep(0)  # a connection accepted just now gets its protocol first
+        self._connections.pre_shutdown()
+        # aiohttp spends this time twice: on the request, then on the task around it.
+        await self._connections.shutdown(limits.STOP_GRACE / 2)
+
+
+async def serve(app: App, sock: socket.socket) -> Running:
+    """Serve an app on a listening TCP or unix socket, which is closed with the result.
+
+    A client that goes away cancels its request.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        return _response(await app.answer(_incoming(request)))
+
+    connections = web.Server(handle, handler_cancellation=True)
+    most = _most_connections()
+    listener = await loop.create_server(
+        lambda: _Connection(app, connections, loop, most), sock=sock, backlog=BACKLOG
+    )
+    return Running(listener, connections)
+
+
+def _most_connections() -> int:
+    # T-REST-19: the other roles and the TEE's devices need descriptors too.
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.REST_MAX_WAITING + SPARE_CONNECTIONS
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection with our limits and our error bodies."""
+
+    __slots__ = ("_app", "_most", "_server")
+
+    def __init__(self, app: App, server: web.Server, loop: asyncio.AbstractEventLoop, most: int) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=KEEP_ALIVE,
+            lingering_time=LINGER,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp tests for None
+            max_line_size=limits.REST_MAX_TARGET,
+            auto_decompress=False,  # T-REST-20: a compressed body could be any size
+        )
+        self._app = app
+        self._server = server
+        self._most = most
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self._server.connections) > self._most:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # holds input
+    ) -> web.StreamResponse:
+        """Answer what the parser refused, or a defect. aiohttp's own text and log line repeat the input."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already")
+        return _response(self._app.reject(peer_of(request.transport), _refusal(status, exc)))
+
+
+def _refusal(status: int, exc: BaseException | None) -> RestError:
+    kind = type(exc).__name__
+    if exc is None or status >= 500:
+        where = locations(exc) if exc is not None else ""
+        _log.error(
+            "request failed: defect in the agent", extra={"api": "rest", "error": kind, "where": where}
+        )
+        return RestError(ErrorCode.INTERNAL, kind)
+    if isinstance(exc, aiohttp.http_exceptions.LineTooLong):
+        return RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request line or header field")
+    return RestError(ErrorCode.INVALID_REQUEST, f"not an HTTP request: {kind}")
+
+
+def _incoming(request: web.BaseRequest) -> Incoming:
+    headers: dict[str, list[str]] = {}
+    for name, value in request.headers.items():
+        headers.setdefault(name.lower(), []).append(value)
+    return Incoming(
+        method=request.method,
+        target=request.raw_path,
+        version=(request.version.major, request.version.minor),
+        headers=headers,
+        peer=peer_of(request.transport),
+        body=lambda: _read_body(request),
+    )
+
+
+async def _read_body(request: web.BaseRequest) -> bytes:
+    # T-REST-21: bounded by what is announced and by what arrives.
+    if (request.content_length or 0) > limits.REST_MAX_BODY:
+        raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request body")
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.can_read_body:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    body = bytearray()
+    try:
+        while chunk := await request.content.readany():
+            body += chunk
+            if len(body) > limits.REST_MAX_BODY:
+                raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request body")
+    except (web.RequestPayloadError, aiohttp.ClientPayloadError, aiohttp.http_exceptions.HttpProcessingError):
+        raise RestError(ErrorCode.INVALID_REQUEST, "the request body is not framed as announced") from None
+    return bytes(body)
+
+
+def _response(answer: Answer) -> web.Response:
+    response = web.Response(status=answer.status, body=answer.body)
+    response.headers["Content-Type"] = answer.content_type
+    for name, value in answer.headers:
+        response.headers[name] = value
+    if answer.close:
+        response.force_close()
+    return response
