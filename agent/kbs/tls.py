@@ -1,0 +1,128 @@
+"""Whom the broker connection trusts (kbs_protocol.md 6, user_pains.md row 12 and SR-08).
+
+System roots plus configured roots; or, with pins, exactly the pinned keys and no authority at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import AgentError, ErrorCode
+
+if TYPE_CHECKING:
+    from agent.config.model import Kbs
+
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII)
+_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, Red Hat
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # images that carry only this
+)
+
+
+def context(settings: Kbs) -> ssl.SSLContext | None:
+    """The TLS settings for one broker; None when neither its URL nor its proxy's is https.
+
+    Reads the system's trust store, so call it in a thread; the store is left alone when there are pins.
+    An https proxy is checked by the same rules as the broker, so with pins its key must be pinned too.
+
+    Raises:
+        AgentError: CONFIG_INVALID, for roots or pins that are none.
+    """
+    if not any((url or "").lower().startswith("https:") for url in (settings.url, settings.proxy)):
+        return None
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks chain and host name
+    # T-KBS-60: nothing older is spoken, whatever the system's OpenSSL policy allows.
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.set_alpn_protocols(["http/1.1"])
+    if settings.pins:
+        _trust_pins(made, settings.pins)
+    else:
+        _trust_roots(made, settings.extra_roots)
+    return made
+
+
+def spki_digest(certificate: bytes) -> bytes:
+    """SHA-256 (32 bytes) of a DER certificate's SubjectPublicKeyInfo (RFC 7469 2.4).
+
+    Raises:
+        ValueError: not a certificate, or with a kind of key that nobody can pin here.
+    """
+    # Certificates are parsed for pins only; most guests have none and need not load this.
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
+
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+    except UnsupportedAlgorithm as error:
+        raise ValueError("unsupported kind of key") from error
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def _trust_roots(made: ssl.SSLContext, extra_roots: str) -> None:
+    # T-KBS-61: OpenSSL's own defaults would obey SSL_CERT_FILE and SSL_CERT_DIR. The environment is not
+    # measured, so it must not add an authority: only the paths compiled in, and the usual bundles.
+    paths = ssl.get_default_verify_paths()
+    bundle = next((path for path in (paths.openssl_cafile, *_BUNDLES) if Path(path).is_file()), None)
+    folder = paths.openssl_capath if Path(paths.openssl_capath).is_dir() else None
+    try:
+        if bundle or folder:
+            made.load_verify_locations(cafile=bundle, capath=folder)
+    except (ssl.SSLError, OSError) as error:
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the system's trust store cannot be read") from error
+    if extra_roots.strip():
+        _trust_extra(made, extra_roots)
+
+
+def _trust_extra(made: ssl.SSLContext, extra_roots: str) -> None:
+    # What the operator names is an anchor, be it a root, an intermediate or the server's own certificate.
+    made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    # Bundles come with comments in any language; ssl takes ASCII only.
+    blocks = _PEM.findall(extra_roots)
+    if not blocks or len(blocks) != extra_roots.count("-----BEGIN "):
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the broker's CA text is not PEM certificates")
+    try:
+        made.load_verify_locations(cadata="\n".join(blocks))
+    except ssl.SSLError as error:
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the broker's CA certificate cannot be read") from error
+
+
+def _trust_pins(made: ssl.SSLContext, pins: tuple[bytes, ...]) -> None:
+    if any(len(pin) != hashlib.sha256().digest_size for pin in pins):
+        raise AgentError(ErrorCode.CONFIG_INVALID, "a pin is not the SHA-256 of a key (32 bytes)")
+    # The pin replaces chain, host name and dates: a self-signed certificate will do, and a wrong clock in
+    # the guest cannot stop it (user_pains.md rows 12 and 16).
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
+
+    class PinnedObject(ssl.SSLObject):
+        """The documented hook of ``SSLContext.sslobject_class``; asyncio drives it."""
+
+        def do_handshake(self) -> None:
+            """Finish the handshake and check the pin.
+
+            Raises:
+                ssl.SSLCertVerificationError: another key. The connection never reaches its user.
+            """
+            super().do_handshake()
+            # T-KBS-62: inside the handshake, so that no request byte leaves on an unpinned connection,
+            # straight or through a proxy.
+            _check(self.getpeercert(binary_form=True), pins)
+
+    made.sslobject_class = PinnedObject
+
+
+def _check(certificate: bytes | None, pins: tuple[bytes, ...]) -> None:
+    try:
+        digest = spki_digest(certificate or b"")
+    except ValueError:
+        digest = None
+    if digest not in pins:
+        shown = digest.hex() if digest else "unreadable"
+        raise ssl.SSLCertVerificationError(1, f"the broker's key is not pinned (its pin is {shown})")

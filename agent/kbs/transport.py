@@ -1,0 +1,307 @@
+"""One HTTP exchange with the broker: connections, bounds, and what their failures mean.
+
+Headers and connection rules: kbs_protocol.md 1.1 and 6. Knows nothing of the endpoints' meaning. Bodies,
+cookies and tokens never reach a log or an error from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from agent.config import limits
+from agent.errors import AgentError, ErrorCode
+from agent.http import aiohttp
+from agent.kbs import tls
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import SimpleNamespace
+
+    from yarl import URL
+
+    from agent.config.model import Kbs
+
+USER_AGENT: Final = "attestation-agent-kbs-client/0.1.0"
+"""What brokers' logs and rules know guests by (kbs_protocol.md 1.1)."""
+
+MAX_HEADERS: Final = 64
+"""Head lines of one answer; Trustee sends five, proxies add a dozen."""
+
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+_CHUNK: Final = 64 * limits.KIB
+_MAX_COOKIES: Final = 8
+_PROXY: Final = re.compile(
+    r"https?://(?:[A-Za-z0-9._~!$&'()*+,;=%-]+(?::[A-Za-z0-9._~!$&'()*+,;=%-]*)?@)?"
+    r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?",
+    re.IGNORECASE | re.ASCII,
+)
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request.
+
+    Attributes:
+        endpoint: ``auth``, ``attest`` or ``resource``; for errors and metrics.
+        method: ``GET`` or ``POST``.
+        url: sent as it is.
+        largest: bytes of a good answer.
+        headers: besides those every request has.
+        body: JSON, or None.
+        repeatable: may be sent again when a kept connection was closed under it.
+    """
+
+    endpoint: str
+    method: str
+    url: URL
+    largest: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    repeatable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer within its bounds.
+
+    Attributes:
+        status: HTTP status.
+        media_type: lower case, without parameters; empty when there is none.
+        body: as received; empty for redirects and for error pages above ``limits.KBS_MAX_PROBLEM``.
+        cookies: ``Set-Cookie`` lines.
+        location: ``Location`` of a redirect.
+    """
+
+    status: int
+    media_type: str
+    body: bytes = field(repr=False)
+    cookies: tuple[str, ...] = field(default=(), repr=False)
+    location: str = ""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where an exchange is: named when its time runs out.
+
+    Attributes:
+        phase: follows "while" in a sentence.
+        reused: the request went out on a connection that was kept from an earlier one.
+    """
+
+    phase: str = "waiting for a free connection"
+    reused: bool = False
+
+
+class Transport:
+    """Keep-alive connections to one broker. Opens nothing before the first request."""
+
+    def __init__(self, settings: Kbs) -> None:
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    async def send(self, call: Call, progress: Progress) -> Answer:
+        """One answer; a repeatable call goes out again when the broker had closed a kept connection.
+
+        Redirects are answers. The caller bounds the time; only connecting has its own limit here.
+
+        Raises:
+            AgentError: CONFIG_INVALID, KBS_DNS_FAILED, KBS_TLS_FAILED, KBS_UNREACHABLE,
+                KBS_RESPONSE_TOO_LARGE, KBS_BAD_RESPONSE, CANCELLED (closed).
+        """
+        try:
+            return await self._send(call, progress)
+        except (aiohttp.ClientError, OSError) as error:
+            if not (call.repeatable and progress.reused and _closed_early(error)):
+                raise explain(error, progress) from None
+        try:
+            return await self._send(call, progress)
+        except (aiohttp.ClientError, OSError) as error:
+            raise explain(error, progress) from None
+
+    async def close(self) -> None:
+        """Drop all connections; what is under way fails. Safe to call twice."""
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _send(self, call: Call, progress: Progress) -> Answer:
+        session = await self._open()
+        headers = dict(call.headers)
+        if call.body is not None:
+            headers["Content-Type"] = "application/json"
+        async with session.request(
+            call.method,
+            call.url,
+            data=call.body,
+            headers=headers,
+            proxy=self._settings.proxy,
+            allow_redirects=False,
+            trace_request_ctx=progress,
+        ) as response:
+            progress.phase = "reading the broker's answer"
+            try:
+                return await _read(response, call)
+            except AgentError:
+                response.close()  # the rest is not wanted: the connection goes with it
+                raise
+
+    async def _open(self) -> aiohttp.ClientSession:
+        async with self._opening:
+            if self._session is None and not self._closed:
+                # T-KBS-63: only the configured proxy; environment and netrc (trust_env) are not measured.
+                if self._settings.proxy and not _PROXY.fullmatch(self._settings.proxy):
+                    raise AgentError(ErrorCode.CONFIG_INVALID, "the proxy is not http(s)://host[:port]")
+                trust = await asyncio.to_thread(tls.context, self._settings)
+                self._session = self._new_session(trust)
+            if self._closed or self._session is None:
+                raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")
+            return self._session
+
+    def _new_session(self, trust: ssl.SSLContext | None) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # Callers queue before they come here: in the connector their wait would count as connecting.
+            connector=aiohttp.TCPConnector(ssl=trust or True, limit=0),
+            # T-KBS-64: no jar. The session id goes to /attest and nowhere else.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout),
+            auto_decompress=False,
+            trust_env=False,
+            # T-KBS-65: the head is bounded before it is parsed.
+            max_line_size=limits.KBS_MAX_HEAD,
+            max_field_size=limits.KBS_MAX_HEAD,
+            max_headers=MAX_HEADERS,
+            trace_configs=[_tracing()],
+        )
+
+
+async def _read(response: aiohttp.ClientResponse, call: Call) -> Answer:
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type and not _MEDIA_TYPE.fullmatch(media_type):
+        media_type = "unreadable"
+    where = f"/{call.endpoint} answered {response.status}, content type {media_type or 'none'}"
+    if response.status in REDIRECTS:
+        response.close()
+        return Answer(response.status, media_type, b"", location=response.headers.get("Location", ""))
+    good = response.status == 200
+    # T-KBS-66: nothing is decompressed, so an answer is never larger than what came over the wire.
+    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        if good:
+            raise AgentError(ErrorCode.KBS_BAD_RESPONSE, f"{where}: compressed, which was not asked for")
+        body = None
+    else:
+        body = await _bounded(response, call.largest if good else limits.KBS_MAX_PROBLEM)
+    if body is None:
+        if good:
+            raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, f"{where}: more than {call.largest} bytes")
+        response.close()  # some proxy's error page: its status says enough
+    cookies = tuple(response.headers.getall("Set-Cookie", [])[:_MAX_COOKIES])
+    return Answer(response.status, media_type, body or b"", cookies)
+
+
+async def _bounded(response: aiohttp.ClientResponse, largest: int) -> bytes | None:
+    # T-KBS-67: counted while reading; Content-Length only spares us the beginning.
+    if (response.content_length or 0) > largest:
+        return None
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        size += len(chunk)
+        if size > largest:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def explain(error: aiohttp.ClientError | OSError, progress: Progress) -> AgentError:
+    """What a failure of the HTTP library means; its own text is dropped, since it can quote the peer."""
+    code, kind = ErrorCode.KBS_UNREACHABLE, type(error).__name__
+    if reason := _tls_reason(error):
+        code, detail = ErrorCode.KBS_TLS_FAILED, reason
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        code, detail = _not_connected(error)
+    elif isinstance(error, aiohttp.ClientHttpProxyError):
+        detail = f"the proxy answered CONNECT with {error.status}"
+    elif isinstance(error, TimeoutError):
+        detail = f"no connection in time, while {progress.phase}"
+    elif isinstance(error, aiohttp.ClientPayloadError):
+        detail = "the broker's answer broke off"
+    elif isinstance(error, aiohttp.ClientConnectionError | OSError):
+        detail = f"connection lost while {progress.phase} ({kind})"
+    elif isinstance(error, aiohttp.InvalidURL):
+        code, detail = ErrorCode.CONFIG_INVALID, "the broker's URL is not one"
+    else:
+        code, detail = ErrorCode.KBS_BAD_RESPONSE, f"the answer is not HTTP as it should be ({kind})"
+    return AgentError(code, detail)
+
+
+def _not_connected(error: aiohttp.ClientConnectorError) -> tuple[ErrorCode, str]:
+    reason = _system_reason(error.os_error)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ErrorCode.KBS_DNS_FAILED, f"{error.host}: {reason}"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return ErrorCode.KBS_UNREACHABLE, f"the proxy cannot be reached: {reason}"
+    return ErrorCode.KBS_UNREACHABLE, f"no connection: {reason}"
+
+
+def _closed_early(error: Exception) -> bool:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    return isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+
+
+def _tls_reason(error: BaseException) -> str:
+    found = next(
+        (
+            cause
+            for cause in (
+                getattr(error, "certificate_error", None),
+                getattr(error, "os_error", None),
+                error,
+                error.__cause__,
+            )
+            if isinstance(cause, ssl.SSLError)
+        ),
+        None,
+    )
+    if found is None or isinstance(found, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return ""
+    told = getattr(found, "verify_message", None) or getattr(found, "reason", None) or found.strerror
+    return f"TLS: {told or type(found).__name__}"
+
+
+def _system_reason(error: OSError) -> str:
+    if error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)
+    return error.strerror or type(error).__name__
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Notes in the request's :class:`Progress` what it waits for."""
+
+    def note(phase: str, *, reused: bool) -> Callable[..., Awaitable[None]]:
+        async def noted(_session: object, context: SimpleNamespace, _params: object) -> None:
+            progress = context.trace_request_ctx
+            if isinstance(progress, Progress):
+                progress.phase, progress.reused = phase, reused
+
+        return noted
+
+    config = aiohttp.TraceConfig()
+    connecting = note("connecting to the broker", reused=False)
+    config.on_connection_create_start.append(connecting)
+    config.on_dns_resolvehost_start.append(note("resolving the broker's name", reused=False))
+    config.on_dns_resolvehost_end.append(connecting)
+    config.on_connection_create_end.append(note("waiting for the broker's answer", reused=False))
+    config.on_connection_reuseconn.append(note("waiting for the broker's answer", reused=True))
+    return config
