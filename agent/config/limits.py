@@ -55,6 +55,21 @@ KBS_MAX_HEAD: Final = 64 * KIB
 CONFIG_MAX_FILE: Final = 2 * MIB
 """A configuration file; init-data as a whole travels in one annotation."""
 
+CONFIG_MAX_ITEMS: Final = 1024
+"""Entries of one list in a configuration file: key ids, pins, credentials."""
+
+CMDLINE_MAX: Final = 64 * KIB
+"""The kernel command line; Linux itself ends at 2 or 4 KiB on our platforms."""
+
+URL_MAX: Final = 2 * KIB
+"""A configured URL."""
+
+SOCKET_PATH_MAX: Final = 107
+"""A socket's path: ``sun_path`` has 108 bytes with its final NUL (unix(7))."""
+
+CONFIG_MAX_SECONDS: Final = 3600.0
+"""The longest time a configuration may set; a caller is gone long before."""
+
 OFFLINE_STORE_MAX: Final = 16 * MIB
 """One offline_fs_kbc store."""
 

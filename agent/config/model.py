@@ -28,7 +28,7 @@ OFFLINE_STORES: Final = (
 
 
 class Source(enum.Enum):
-    """Where a value came from. ENVIRONMENT and KERNEL are unmeasured: refused for trust settings under ``strict_origin``."""
+    """Where a value came from; ENVIRONMENT and KERNEL are unmeasured (``strict_origin``)."""
 
     DEFAULT = "default"
     FILE = "file"
@@ -220,5 +220,5 @@ class Config:
     gateway: Gateway = field(default_factory=Gateway)
     observe: Observe = field(default_factory=Observe)
     strict_origin: bool = False
-    origins: Mapping[str, Origin] = MappingProxyType({})
+    origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()

@@ -1,0 +1,152 @@
+"""Everything that says how the agent is configured, put together. A pure function of its inputs.
+
+Precedence, from strong to weak; docs/configuration.md has it per setting:
+
+* command line arguments;
+* ``RUST_LOG``, and for the hub ``AA_KBC_PARAMS`` and ``AA_SOCKET``;
+* aa.toml for the attester, cdh.toml for the hub; agent.toml's ``[kbs]`` fills what they leave empty;
+* for a role without a file: ``AA_KBC_PARAMS``, then the kernel command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from agent.config import keys, urls
+from agent.config.findings import Report, shown
+from agent.config.keys import File
+from agent.config.kinds import Refused
+from agent.config.model import Origin, Source
+from agent.config.reading import read_document
+from agent.config.rules import judge
+from agent.config.settings import Settings
+from agent.config.sources import CC_KBC, Unmeasured, parse_cmdline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.config.document import Document
+    from agent.config.findings import Finding
+    from agent.config.model import Config
+
+ROLES: Final = frozenset({"attester", "hub", "gateway"})
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that decides about a configuration.
+
+    Attributes:
+        aa: aa.toml, or None when no file is named.
+        cdh: cdh.toml, or None.
+        agent: agent.toml, or None.
+        environ: environment variables.
+        cmdline: the kernel command line.
+        arguments: model field to text; the fields of ``keys.ARGUMENTS``.
+        contents: texts of files that keys name, by path; None for one that cannot be read here.
+        roles: roles this process serves. Unmeasured values for others are left alone: a hub's settings from
+            the kernel command line mean nothing to a process that is not given the hub's file.
+    """
+
+    aa: Document | None = None
+    cdh: Document | None = None
+    agent: Document | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    cmdline: str = ""
+    arguments: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    contents: Mapping[str, str | None] = field(default_factory=lambda: MappingProxyType({}))
+    roles: frozenset[str] = ROLES
+
+
+def assemble(inputs: Inputs) -> Config:
+    """The effective configuration.
+
+    Raises:
+        AgentError: CONFIG_INVALID; the detail names file and key of what is wrong.
+    """
+    settings, report = collect(inputs)
+    report.raise_blocking()
+    # Errors that show only at first use are told at the start, too.
+    told = tuple(finding.sentence() for finding in report.findings)
+    return replace(settings.build(), warnings=told)
+
+
+def findings(inputs: Inputs) -> list[Finding]:
+    """All that is wrong or looks wrong, in the order of reading. Raises nothing."""
+    return collect(inputs)[1].findings
+
+
+def collect(inputs: Inputs) -> tuple[Settings, Report]:
+    """Settings and findings; the settings are complete only when no finding is blocking."""
+    settings, report = Settings(), Report()
+    for file, document in ((File.AA, inputs.aa), (File.CDH, inputs.cdh), (File.AGENT, inputs.agent)):
+        if document is not None:
+            read_document(file, document, settings, report, inputs.contents)
+    if inputs.agent is not None:
+        _agent_broker(inputs.agent, settings, report)
+    kernel = _kernel(inputs.cmdline, report)
+    unmeasured = Unmeasured(inputs.environ, kernel, settings, report)
+    if "attester" in inputs.roles:
+        unmeasured.attester(has_file=inputs.aa is not None)
+    if "hub" in inputs.roles:
+        unmeasured.hub(has_file=inputs.cdh is not None)
+    unmeasured.observe()
+    _hub_url(settings, report)
+    _arguments(inputs.arguments, settings, report)
+    judge(settings.build(), settings, kernel, report)
+    return settings, report
+
+
+def _agent_broker(document: Document, settings: Settings, report: Report) -> None:
+    """agent.toml's ``[kbs]``: it stands for a hub's file where there is none."""
+    if settings.has("hub.kbs.url") and "hub.kbc" not in settings.given:
+        origin = Origin(Source.FILE, document.path)
+        settings.put("hub.kbc", CC_KBC, origin, "kbs.url")
+    table = document.tree.get("kbs")
+    if isinstance(table, dict) and table.get("cert") and table.get("cert_file"):
+        report.refuse(document.path, "kbs.cert_file", "stands beside kbs.cert", "keep one of them")
+
+
+def _kernel(cmdline: str, report: Report) -> dict[str, str]:
+    try:
+        return parse_cmdline(cmdline)
+    except Refused as refused:
+        report.error(Source.KERNEL.value, "", f"{refused}; it is ignored")
+        return {}
+
+
+def _hub_url(settings: Settings, report: Report) -> None:
+    """The hub's broker URL means something for ``cc_kbc`` only (cdh.md 3.2)."""
+    url = settings.text("hub.kbs.url")
+    if settings.text("hub.kbc") != CC_KBC:
+        settings.drop("hub.kbs.url")
+        return
+    given = settings.given.get("hub.kbs.url")
+    if given is None:
+        return
+    wrong = urls.problem(url) if url else ""
+    if wrong:
+        report.refuse(
+            *settings.where("hub.kbs.url"),
+            f"names a broker URL that {wrong}",
+            "write it as https://<host>:<port>",
+        )
+        settings.put("hub.kbs.url", "", given.origin, given.key)
+        return
+    settings.put("hub.kbs.url", url.rstrip("/"), given.origin, given.key)
+
+
+def _arguments(arguments: Mapping[str, str], settings: Settings, report: Report) -> None:
+    for name, text in arguments.items():
+        kind = keys.ARGUMENTS.get(name)
+        if kind is None:
+            report.refuse(Source.COMMAND_LINE.value, shown(name), "cannot be set there")
+            continue
+        try:
+            value = kind.read(text)
+        except Refused as refused:
+            report.refuse(Source.COMMAND_LINE.value, name, str(refused), refused.next_step)
+            continue
+        settings.put(name, value, Origin(Source.COMMAND_LINE, name), name)

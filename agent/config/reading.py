@@ -1,0 +1,160 @@
+"""From one parsed file to settings, by the table of keys."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Final, cast
+
+from agent.config.findings import shown
+from agent.config.keys import KEYS, File, Key, keys_of
+from agent.config.kinds import Refused, read_pem, wrong_type
+from agent.config.model import Origin, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from agent.config.document import Document, Table
+    from agent.config.findings import Report
+    from agent.config.settings import Settings
+
+_UNKNOWN_MAX: Final = 50
+_LONGEST_NAME: Final = max(len(key.name) for key in KEYS) + 8
+
+
+def read_document(
+    file: File, document: Document, settings: Settings, report: Report, contents: Mapping[str, str | None]
+) -> None:
+    """Put a file's values into settings; what is wrong goes into the report.
+
+    Args:
+        file: which file it is.
+        document: its content.
+        settings: written to.
+        report: findings are added here.
+        contents: texts of files that keys of this file name, by path; None for a file that cannot be
+            read here, whose key is then left out.
+    """
+    _report_unknown(file, document, report)
+    origin = Origin(Source.FILE, document.path)
+    unused: list[str] = []
+    for key in keys_of(file):
+        raw = find(document.tree, key.name)
+        if raw is None:
+            if key.required:
+                table, _, last = key.name.rpartition(".")
+                report.refuse(
+                    document.path, key.name, "is missing", f"add {last} = {key.example} below [{table}]"
+                )
+            continue
+        value = _convert(key, raw, document.path, report, contents)
+        if value is None:
+            continue
+        for target in key.sets:
+            if not (key.fills and settings.has(target)):
+                settings.put(target, value, origin, key.name)
+        if not key.used and value not in (False, "", ()):
+            unused.append(key.name)
+    _report_unused(unused, document.path, report)
+
+
+def find(tree: Table, name: str) -> object | None:
+    """A value by its dotted name; None when it is not there. JSON's null is not there."""
+    value: object = tree
+    for part in name.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(part)
+    return value
+
+
+def _convert(
+    key: Key, raw: object, path: str, report: Report, contents: Mapping[str, str | None]
+) -> object | None:
+    try:
+        value = key.kind.read(raw)
+        if key.contents:
+            value = _content(cast("str", value), contents)
+    except Refused as refused:
+        (report.warn if key.lenient else report.refuse)(path, key.name, str(refused), refused.next_step)
+        return None
+    return value
+
+
+def _content(path: str, contents: Mapping[str, str | None]) -> str | None:
+    if path not in contents:
+        raise Refused("names a file that was not read")
+    text = contents[path]
+    if text is None:
+        return None
+    if not text.strip():
+        raise Refused("names an empty file")
+    return read_pem(text)
+
+
+def _report_unused(names: list[str], path: str, report: Report) -> None:
+    told: set[str] = set()
+    for name in names:
+        table = "image" if name.startswith("image.") else name
+        if table not in told:
+            told.add(table)
+            report.warn(path, table, "is read, and has no effect in this release")
+
+
+def _report_unknown(file: File, document: Document, report: Report) -> None:
+    known = {key.name for key in keys_of(file)}
+    tables = {prefix for name in known for prefix in _prefixes(name)}
+    unknown = 0
+    for name, value in _walk(document.tree, tables, known):
+        if name in tables:
+            report.refuse(document.path, name, str(wrong_type("a table", value)))
+            continue
+        unknown += 1
+        if unknown > _UNKNOWN_MAX:
+            continue
+        guess = suggest_name(name, file)
+        hint = f"did you mean {guess}?" if guess else ""
+        if file is File.AGENT:
+            # Ours is strict: a misspelt trust setting must not pass as one that was never made.
+            report.refuse(document.path, shown(name), "is not a key of this file", hint)
+        else:
+            report.warn(document.path, shown(name), "is not a key of this file and is ignored", hint)
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        yield ".".join(parts[:count])
+
+
+def _walk(tree: Table, tables: set[str], known: set[str], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Names that are not in the table of keys, and tables that are none. Never deeper than the keys go."""
+    for part, value in tree.items():
+        name = f"{prefix}{part}"
+        if value is None:
+            continue
+        # A dot inside a quoted key would pass for a path.
+        if "." in part or name not in tables | known:
+            yield name, value
+        elif name in tables:
+            if isinstance(value, dict):
+                yield from _walk(value, tables, known, f"{name}.")
+            else:
+                yield name, value
+
+
+def suggest_name(name: str, file: File) -> str:
+    """The key that was probably meant: of this file, or of another one; empty when nothing is close."""
+    # T-CONF-10: matching is slow, so only names that could be meant are matched, and few of one file.
+    if len(name) > _LONGEST_NAME:
+        return ""
+    wanted = name.lower()
+    for key in KEYS:
+        if key.file is not file and wanted in {key.name, *_prefixes(key.name)}:
+            return f"{wanted} of {key.file.value}"
+    own = [key.name for key in keys_of(file)]
+    tables = sorted({prefix for known in own for prefix in _prefixes(known)})
+    close = difflib.get_close_matches(wanted, [*own, *tables], n=1, cutoff=0.75)
+    if close:
+        return close[0]
+    last = wanted.rpartition(".")[2]
+    return next((known for known in own if known.rpartition(".")[2] == last), "")

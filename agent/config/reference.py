@@ -1,0 +1,151 @@
+"""docs/configuration.md, from the same tables the loader reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from agent.config import show
+from agent.config.keys import ARGUMENTS, ENVIRONMENT, KERNEL, TRUST, File, Key, Place, keys_of
+from agent.config.model import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MARK: Final = " \N{DAGGER}"
+
+_TITLES: Final = {
+    File.AA: """\
+## aa.toml: the attester
+
+Upstream's file, TOML or JSON, named with `-c`. It may be empty. Unknown keys are ignored with a warning.
+""",
+    File.CDH: """\
+## cdh.toml: the hub
+
+Upstream's file, TOML or JSON, named with `-c`. Unknown keys are ignored with a warning.
+""",
+    File.AGENT: """\
+## agent.toml: what upstream's files cannot say
+
+Ours, TOML or JSON. `/etc/coco-agent/agent.toml` is read if it is there, or the file named with
+`--agent-config`. Unknown keys are errors.
+""",
+}
+
+_INTRO: Final = """\
+<!-- Generated from agent/config/keys.py by `make generate`. Do not edit. -->
+
+# Configuration
+
+Nothing has to be configured for the agent to start. To fetch anything it needs a key broker: in `aa.toml`
+and `cdh.toml` as for upstream's daemons, or once for both in `agent.toml`:
+
+```toml
+[kbs]
+url = "https://kbs.example:8080"
+```
+
+`coco-agent config check FILE...` finds mistakes before a pod does. It takes all three files and init-data,
+and needs no guest. `coco-agent config show` prints every value in effect and where it came from.
+
+The extension chooses the format: `.toml` or `.json`. Without an extension TOML is tried first, then JSON.
+Files are read without following symbolic links, must belong to root or to the agent's user, and nobody else
+may be able to write to them. A value of the wrong type, or one that cannot work, stops the start.
+Trust settings are marked with \N{DAGGER}.
+"""
+
+_PRECEDENCE: Final = """\
+## Precedence
+
+Each list begins with the strongest.
+
+* **The attester's broker**: `token_configs.kbs` of aa.toml; `kbs` of agent.toml; without an aa.toml
+  `AA_KBC_PARAMS`, then `agent.aa_kbc_params`.
+* **The hub's broker**: `AA_KBC_PARAMS`; `kbc` of cdh.toml; `kbs` of agent.toml; without a cdh.toml
+  `agent.aa_kbc_params`.
+* **The hub's certificates**: `kbc.kbs_cert` of cdh.toml; `kbs.cert` or `kbs.cert_file` of agent.toml;
+  `KBS_CERT`.
+* **The attester's address, for the hub**: `AA_SOCKET`; `aa.aa_socket` of cdh.toml.
+* **Log level**: `RUST_LOG`; `observe.log_level` of agent.toml; `log.level` of cdh.toml; `log.level` of
+  aa.toml.
+* **Sealed secrets without a signature**: `skip_sealed_secret_verification` of cdh.toml, nothing else.
+* **Sample evidence**: `attester.allow_sample` of agent.toml, nothing else.
+
+Command line arguments beat all of them. A file stands for the whole role: with an aa.toml, even an empty one,
+the environment and the kernel command line do not name the attester's broker.
+
+Environment and kernel command line are not measured. A value there that cannot work is ignored with a
+warning; it does not stop a guest whose files are right. With `security.strict_origin = true` the agent
+refuses to start when one of them sets a trust setting.
+"""
+
+_DIFFERENCES: Final = """\
+## Differences from upstream
+
+* `AA_KBC_PARAMS` and `agent.aa_kbc_params` are split at the first `::`, so that
+  `cc_kbc::http://[fd00::1]:8080` works.
+* URLs that cannot work (`http:10.0.0.1`, no scheme, credentials, trailing text) stop the start.
+* `SKIP_SEALED_SECRET_VERIFICATION=true` is not obeyed.
+* Credential paths are compared by whole path segments: `/run/confidential-containers/cdh/kbsfoo` is refused.
+* YAML, INI, RON and JSON5 files are not read. Values are not converted: `"true"` is not a boolean.
+* The environment's proxies are not used for the broker; `kbs.proxy` is.
+"""
+
+
+def render() -> str:
+    """The whole reference, ending in a newline."""
+    parts = [_INTRO]
+    for file, title in _TITLES.items():
+        parts += [title, _keys(keys_of(file))]
+    parts += [
+        _PRECEDENCE,
+        "## Environment\n",
+        _places(ENVIRONMENT),
+        "## Kernel command line\n",
+        _places(KERNEL),
+        _arguments(),
+        _DIFFERENCES,
+    ]
+    return "\n".join(parts)
+
+
+def _keys(table: Iterable[Key]) -> str:
+    lines = ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
+    lines += [f"| {_name(key)} | {key.kind.name} | {_default(key)} | {_meaning(key)} |" for key in table]
+    return "\n".join(lines) + "\n"
+
+
+def _name(key: Key) -> str:
+    return f"`{key.name}`{_MARK if key.trust else ''}"
+
+
+def _meaning(key: Key) -> str:
+    return key.meaning if key.used else f"{key.meaning}. *No effect in this release*"
+
+
+def _default(key: Key) -> str:
+    if key.required:
+        return "required"
+    if key.contents or not key.sets:
+        return ""
+    target = key.sets[0]
+    value: object = Config()
+    for part in target.split("."):
+        value = getattr(value, part)
+    text = show.text(target, value)
+    return f"`{text}`" if text else ""
+
+
+def _places(table: Iterable[Place]) -> str:
+    lines = ["| Name | Sets | Meaning |", "|---|---|---|"]
+    lines += [
+        f"| `{place.name}`{_MARK if TRUST & set(place.sets) else ''} | "
+        f"{', '.join(f'`{name}`' for name in place.sets)} | {place.meaning} |"
+        for place in table
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _arguments() -> str:
+    names = ", ".join(f"`{name}`" for name in ARGUMENTS)
+    return f"## Command line\n\nThe programs' `--help` lists their arguments; they set {names}.\n"

@@ -1,0 +1,79 @@
+"""Values on their way from many places into one configuration, each with its origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
+
+from agent.config.model import Config, Origin, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import DataclassInstance
+
+_D = TypeVar("_D", bound="DataclassInstance")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One value somebody gave.
+
+    Attributes:
+        value: as the model holds it.
+        origin: the kind of place, and which.
+        key: the key there; for variables and parameters, their name.
+    """
+
+    value: object
+    origin: Origin
+    key: str
+
+
+@dataclass(slots=True)
+class Settings:
+    """Given values by the dotted field they set; the last one given wins."""
+
+    given: dict[str, Given] = field(default_factory=dict)
+
+    def put(self, name: str, value: object, origin: Origin, key: str) -> None:
+        """Set a field."""
+        self.given[name] = Given(value, origin, key)
+
+    def drop(self, name: str) -> None:
+        """Forget a field, so that it keeps its default."""
+        self.given.pop(name, None)
+
+    def text(self, name: str) -> str:
+        """A text field's given value; empty when there is none."""
+        value = self.given[name].value if name in self.given else ""
+        return value if isinstance(value, str) else ""
+
+    def has(self, name: str) -> bool:
+        """Whether a field was given a value that is not empty."""
+        return name in self.given and bool(self.given[name].value)
+
+    def where(self, name: str) -> tuple[str, str]:
+        """File (or place) and key of a given field, for findings."""
+        if name not in self.given:
+            return "", name
+        given = self.given[name]
+        if given.origin.source in {Source.ENVIRONMENT, Source.KERNEL, Source.COMMAND_LINE}:
+            return given.origin.source.value, given.key
+        return given.origin.where, given.key
+
+    def build(self) -> Config:
+        """The configuration of these values and the defaults."""
+        config = Config()
+        for name, given in self.given.items():
+            config = _put(config, name.split("."), given.value)
+        origins: Mapping[str, Origin] = {name: given.origin for name, given in self.given.items()}
+        return replace(config, origins=MappingProxyType(origins))
+
+
+def _put(target: _D, parts: list[str], value: object) -> _D:
+    """A copy of a nested structure with one field changed."""
+    head, *rest = parts
+    inner = _put(getattr(target, head), rest, value) if rest else value
+    return replace(target, **{head: inner})

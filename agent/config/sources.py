@@ -1,0 +1,198 @@
+"""What the environment and the kernel command line say (cdh.md 3.4, 3.5; kata_integration.md 1.4).
+
+Both are unmeasured, so a value there that cannot be used is ignored with a finding: it must not keep a
+guest from starting whose measured files are right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent.config import keys, limits, urls
+from agent.config.kinds import Refused, read_credential, read_filter, read_path, read_pem, read_socket
+from agent.config.model import OFFLINE_STORES, Credential, Origin, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent.config.findings import Report
+    from agent.config.settings import Settings
+
+CC_KBC: Final = "cc_kbc"
+OFFLINE_KBC: Final = "offline_fs_kbc"
+KBC_NAMES: Final = (CC_KBC, OFFLINE_KBC)
+
+
+@dataclass(frozen=True, slots=True)
+class KbcParams:
+    """A parsed ``<kbc name>::<URL>``; the URL has no trailing slashes and may be empty."""
+
+    name: str
+    url: str
+
+
+def parse_kbc_params(text: str) -> KbcParams:
+    """``<kbc name>::<URL>``, split at the first ``::``.
+
+    Upstream splits at every ``::`` and so refuses IPv6 addresses; this takes all that upstream takes.
+    For other names than ``cc_kbc`` the URL means nothing and is dropped (``offline_fs_kbc::null``).
+
+    Raises:
+        Refused: no ``::``, no name, or a URL that cannot work.
+    """
+    name, separator, url = text.partition("::")
+    if not separator or not name.strip():
+        raise Refused("is not <kbc name>::<URL>", "such as cc_kbc::https://kbs.example:8080")
+    if name != CC_KBC:
+        return KbcParams(name, "")
+    wrong = urls.problem(url) if url else ""
+    if wrong:
+        raise Refused(f"names a broker URL that {wrong}", "such as cc_kbc::https://kbs.example:8080")
+    return KbcParams(name, url.rstrip("/"))
+
+
+def parse_cmdline(text: str) -> dict[str, str]:
+    """Parameters of the kernel command line; of a repeated one the first counts.
+
+    Raises:
+        Refused: longer than a kernel command line can be.
+    """
+    # T-CONF-8: the host writes this text.
+    if len(text) > limits.CMDLINE_MAX:
+        raise Refused(f"is longer than {limits.CMDLINE_MAX} characters")
+    found: dict[str, str] = {}
+    for word in text.split():
+        name, separator, value = word.partition("=")
+        if separator:
+            found.setdefault(name, value)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """The environment and the kernel command line, applied to settings.
+
+    Attributes:
+        environ: environment variables.
+        kernel: parsed kernel parameters.
+        settings: written to.
+        report: findings are added here.
+    """
+
+    environ: Mapping[str, str]
+    kernel: Mapping[str, str]
+    settings: Settings
+    report: Report
+
+    def attester(self, *, has_file: bool) -> None:
+        """``AA_KBC_PARAMS``, then ``agent.aa_kbc_params``; a file wins outright over both."""
+        if has_file or self.settings.has("attester.kbs.url"):
+            return
+        found = self._kbc_params(keys.AA_KBC_PARAMS) or self._kbc_params(keys.KERNEL_KBC)
+        if found and found[0].url:
+            params, origin = found
+            self.settings.put("attester.kbs.url", params.url, origin, origin.where)
+
+    def hub(self, *, has_file: bool) -> None:
+        """``AA_KBC_PARAMS`` beats the file; the kernel command line counts without one."""
+        self._hub_broker(has_file=has_file)
+        if not self.settings.has("hub.kbs.extra_roots"):
+            self._variable(keys.KBS_CERT, "hub.kbs.extra_roots", read_pem)
+        self._variable(keys.AA_SOCKET, "hub.aa_socket", read_socket)
+        self._offline_stores()
+        self._credentials()
+        self._ignored()
+
+    def observe(self) -> None:
+        """``RUST_LOG`` beats every file."""
+        self._variable(keys.RUST_LOG, "observe.log_level", read_filter)
+
+    def _hub_broker(self, *, has_file: bool) -> None:
+        found = self._kbc_params(keys.AA_KBC_PARAMS)
+        if found is None and not has_file and not self.settings.has("hub.kbs.url"):
+            found = self._kbc_params(keys.KERNEL_KBC)
+        if found is not None:
+            params, origin = found
+            self.settings.put("hub.kbc", params.name, origin, origin.where)
+            self.settings.put("hub.kbs.url", params.url, origin, origin.where)
+
+    def _kbc_params(self, name: str) -> tuple[KbcParams, Origin] | None:
+        variable = name == keys.AA_KBC_PARAMS
+        source = Source.ENVIRONMENT if variable else Source.KERNEL
+        text = (self.environ if variable else self.kernel).get(name, "").strip()
+        if not text:
+            return None
+        try:
+            return parse_kbc_params(text), Origin(source, name)
+        except Refused as refused:
+            self.report.error(source.value, name, f"{refused}; it is ignored", refused.next_step)
+            return None
+
+    def _variable(self, name: str, target: str, read: Callable[[object], object]) -> None:
+        text = self.environ.get(name, "")
+        if not text.strip():
+            return
+        try:
+            value = read(text)
+        except Refused as refused:
+            self.report.error(Source.ENVIRONMENT.value, name, f"{refused}; it is ignored", refused.next_step)
+            return
+        self.settings.put(target, value, Origin(Source.ENVIRONMENT, name), name)
+
+    def _offline_stores(self) -> None:
+        extra = [path.strip() for path in self.environ.get(keys.OFFLINE_EXTRA, "").split(",") if path.strip()]
+        good = []
+        for path in extra[: limits.CONFIG_MAX_ITEMS]:
+            try:
+                good.append(read_path(path))
+            except Refused as refused:
+                self.report.error(
+                    Source.ENVIRONMENT.value, keys.OFFLINE_EXTRA, f"an entry {refused}; it is ignored"
+                )
+        if good:
+            known = self.settings.given.get("hub.offline_stores")
+            stores = known.value if known and isinstance(known.value, tuple) else OFFLINE_STORES
+            origin = Origin(Source.ENVIRONMENT, keys.OFFLINE_EXTRA)
+            self.settings.put("hub.offline_stores", (*stores, *good), origin, keys.OFFLINE_EXTRA)
+
+    def _credentials(self) -> None:
+        found: list[Credential] = []
+        items = [item for item in self.kernel.get(keys.KERNEL_RESOURCES, "").split(",") if item]
+        for number, item in enumerate(items[: limits.CONFIG_MAX_ITEMS], start=1):
+            # The last '::': a path has none, and a URI may hold an IPv6 address.
+            uri, separator, path = item.rpartition("::")
+            try:
+                if not separator:
+                    raise Refused("is not <URI>::<path>")
+                found.append(read_credential(path, uri))
+            except Refused as refused:
+                self.report.warn(
+                    Source.KERNEL.value,
+                    keys.KERNEL_RESOURCES,
+                    f"entry {number} {refused}; it is ignored",
+                    refused.next_step,
+                )
+        if found:
+            known = self.settings.given.get("hub.credentials")
+            before = known.value if known and isinstance(known.value, tuple) else ()
+            origin = Origin(Source.KERNEL, keys.KERNEL_RESOURCES)
+            self.settings.put("hub.credentials", (*before, *found), origin, keys.KERNEL_RESOURCES)
+
+    def _ignored(self) -> None:
+        # T-CONF-9: a variable of the host's making must not switch signature checks off (SR-10, SR-11).
+        skips = self.environ.get(keys.SKIP_VERIFICATION) == "true"
+        given = self.settings.given.get("hub.sealed.skip_verification")
+        if skips and not (given and given.value):
+            self.report.warn(
+                Source.ENVIRONMENT.value,
+                keys.SKIP_VERIFICATION,
+                "is ignored: the environment cannot switch verification off",
+                "only skip_sealed_secret_verification = true in cdh.toml can",
+            )
+        if self.environ.get(keys.REGISTRY_CREDENTIALS):
+            self.report.warn(
+                Source.ENVIRONMENT.value,
+                keys.REGISTRY_CREDENTIALS,
+                "is not used: this release does not pull images",
+            )
