@@ -31,8 +31,14 @@ class AttesterRole(Protocol):
     async def additional_evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
         """Compact JSON object of tee string to evidence, or ``b""`` when there are no devices."""
 
-    async def token(self, token_type: str, deadline: Deadline) -> Secret:
-        """For ``kbs``: JSON ``{"token": JWT, "tee_keypair": PEM}``."""
+    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+        """For ``kbs``: JSON ``{"token": JWT, "tee_keypair": PEM}``.
+
+        Args:
+            token_type: ``kbs``.
+            deadline: when the caller stops waiting.
+            refused: SHA-256 of the JWT that the broker refused, which must not be given again; or empty.
+        """
 
     async def tee_type(self, deadline: Deadline) -> str:
         """The primary TEE's string, e.g. ``snp``."""

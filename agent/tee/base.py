@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from agent.clock import Deadline
+if TYPE_CHECKING:
+    from agent.clock import Deadline
 
 
 class Attester(Protocol):

@@ -1,0 +1,99 @@
+"""The attester role of this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.errors import AgentError, ErrorCode
+from agent.kbs.token import encode_token, token_digest
+from agent.roles import MeasurementResult
+
+if TYPE_CHECKING:
+    from agent.clock import Deadline
+    from agent.kbs.token import TokenSource
+    from agent.secret import Secret
+    from agent.tee.base import EvidenceSource
+
+
+class LocalAttester:
+    """Satisfies ``agent.roles.AttesterRole`` (kbs_protocol.md 5.1, attesters.md 22).
+
+    Args:
+        evidence: the guest's TEE and devices.
+        tokens: the session with the broker; None when no broker is configured.
+    """
+
+    def __init__(self, evidence: EvidenceSource, tokens: TokenSource | None) -> None:
+        self._evidence = evidence
+        self._tokens = tokens
+
+    async def evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
+        """Evidence of the primary TEE; ``runtime_data`` is neither hashed nor padded here.
+
+        Raises:
+            AgentError: NO_TEE, SAMPLE_REFUSED, TEE_NOT_SUPPORTED, EVIDENCE_FAILED, INVALID_REQUEST (too long
+                for the TEE), DEADLINE_EXCEEDED.
+        """
+        return await self._evidence.primary(runtime_data, deadline)
+
+    async def additional_evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
+        """Compact JSON object of wire string to evidence; ``b""`` when there are no devices.
+
+        Raises:
+            AgentError: as for :meth:`evidence`.
+        """
+        return await self._evidence.additional(runtime_data, deadline)
+
+    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+        """JSON ``{"token": JWT, "tee_keypair": PEM}`` for the type ``kbs``, the only one.
+
+        A caller in another process whose token the broker refused says so with ``refused``, the JWT's
+        SHA-256; the held token is then given up if it is that one.
+
+        Raises:
+            AgentError: UNKNOWN_TOKEN_TYPE, KBS_NOT_CONFIGURED, or why the handshake failed.
+        """
+        if token_type != "kbs":  # noqa: S105 - a type, not a token
+            # The type is the caller's text: it is not repeated.
+            raise AgentError(ErrorCode.UNKNOWN_TOKEN_TYPE, "the only token type is kbs")
+        if self._tokens is None:
+            raise AgentError(ErrorCode.KBS_NOT_CONFIGURED, "token_configs.kbs.url is empty")
+        held = await self._tokens.token(deadline)
+        if refused and token_digest(held.jwt) == refused:
+            held = await self._tokens.token(deadline, refused=held)
+        return encode_token(held)
+
+    async def tee_type(self, deadline: Deadline) -> str:
+        """Wire string of the primary TEE; never one that is not there.
+
+        Raises:
+            AgentError: NO_TEE, SAMPLE_REFUSED, TEE_NOT_SUPPORTED.
+        """
+        del deadline
+        return self._evidence.tee
+
+    async def additional_tees(self, deadline: Deadline) -> tuple[str, ...]:
+        """Wire strings of additional devices."""
+        del deadline
+        return self._evidence.devices
+
+    async def extend(
+        self,
+        domain: str,
+        operation: str,
+        content: str,
+        register: int | None,
+        deadline: Deadline,
+    ) -> MeasurementResult:
+        """NOT_SUPPORTED: no attester of this release can extend a register."""
+        del domain, operation, content, register, deadline
+        return MeasurementResult.NOT_SUPPORTED
+
+    async def bind_init_data(self, digest: bytes, deadline: Deadline) -> None:
+        """Refuse: no attester of this release can compare or extend a register.
+
+        Raises:
+            AgentError: NOT_SUPPORTED.
+        """
+        del digest, deadline
+        raise AgentError(ErrorCode.NOT_SUPPORTED, "init-data cannot be bound in this release")

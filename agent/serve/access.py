@@ -1,0 +1,37 @@
+"""Who is calling, and how long the answer may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.clock import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a request came in and from whom.
+
+    Attributes:
+        api: ``rest``, ``ttrpc`` or ``cli``.
+        peer: the other end as the kernel reports it: an address, or ``uid=0,pid=1``; for logs only.
+    """
+
+    api: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request under way.
+
+    Attributes:
+        caller: who asks.
+        request_id: 16 lower-case hexadecimal digits; the same in the answer, the log and the audit line.
+        deadline: when the caller stops waiting.
+    """
+
+    caller: Caller
+    request_id: str
+    deadline: Deadline
