@@ -36,7 +36,7 @@ HEAD_LIMIT: Final = 128 * 1024
 """Request head that Trustee's HTTP server takes: bounds a bearer token."""
 
 OVERSIZED: Final = 128 * 1024 * 1024
-"""More than any client should take (limits.KBS_MAX_RESOURCE is half of it)."""
+"""More than any client should take (limits.KBS_MAX_RESOURCE is an eighth of it)."""
 
 STOP_GRACE: Final = 0.2
 CHUNK: Final = 64 * 1024

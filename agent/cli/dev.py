@@ -1,0 +1,88 @@
+"""``coco-agent dev``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.cli import text
+from agent.errors import AgentError, ErrorCode
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "--resource",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="resource to seed, repeatable; VALUE @FILE reads a file",
+    )
+    parser.add_argument("--port", type=int, default=0, help="REST port on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--kbs-port", type=int, default=0, help="KBS port on 127.0.0.1 (default: a free one)")
+    parser.add_argument(
+        "--features",
+        default="all",
+        choices=("resource", "attestation", "all"),
+        help="REST routes (default: all)",
+    )
+
+
+def run(arguments: Namespace) -> int:
+    """Run both until interrupted."""
+    try:
+        import agent.devkit.playground  # noqa: F401, PLC0415  # left out of the guest image
+    except ModuleNotFoundError:
+        raise AgentError(ErrorCode.SAMPLE_REFUSED, "the development kit is not part of this image") from None
+    resources = dict(_resource(item) for item in arguments.resource or ["default/key/1=hello"])
+    asyncio.run(_serve(arguments, resources))
+    return text.EXIT_OK
+
+
+def _resource(item: str) -> tuple[str, bytes]:
+    path, separator, value = item.partition("=")
+    if not separator or path.count("/") != 2:
+        raise AgentError(ErrorCode.INVALID_REQUEST, "--resource wants <repository>/<type>/<tag>=VALUE")
+    if value.startswith("@"):
+        try:
+            return path, Path(value[1:]).read_bytes()
+        except OSError as error:
+            raise AgentError(ErrorCode.INVALID_REQUEST, f"{value[1:]}: {error.strerror}") from error
+    return path, value.encode()
+
+
+async def _serve(arguments: Namespace, resources: dict[str, bytes]) -> None:
+    from agent.config.model import Config, Features  # noqa: PLC0415  # keeps --help light
+    from agent.devkit.playground import playground  # noqa: PLC0415
+    from agent.observe.logs import setup  # noqa: PLC0415
+
+    setup(Config().observe)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with playground(
+        port=arguments.port, kbs_port=arguments.kbs_port, features=Features(arguments.features)
+    ) as place:
+        for path, value in resources.items():
+            place.kbs.put(path, value)
+        first = next(iter(resources))
+        print(
+            "Development KBS and agent with SAMPLE evidence. It proves nothing: never use it in production.\n"
+            f"  KBS     {place.kbs.url}\n"
+            f"  hub     {place.hub_socket}\n"
+            f"  agent   {place.attester_socket}\n"
+            "try:\n"
+            f"  curl {place.rest}/cdh/resource/{first}\n"
+            f"  curl '{place.rest}/aa/evidence?runtime_data=hello'\n"
+            f"  curl {place.rest}/metrics\n"
+            f"  coco-agent get kbs:///{first} --socket {place.hub_socket}\n"
+            f"  curl --data-binary @FILE {place.kbs.url}/kbs/v0/resource/default/key/2\n"
+            "Ctrl-C stops both.",
+            flush=True,
+        )
+        await stopped.wait()

@@ -1,0 +1,31 @@
+"""``coco-agent serve``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.cli.sources import ALL_ROLES, add_config_options, load_config
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    add_config_options(parser)
+    parser.add_argument(
+        "--role",
+        action="append",
+        choices=sorted(ALL_ROLES),
+        help="serve only this role, repeatable; the others are reached by their sockets (default: all)",
+    )
+
+
+def run(arguments: Namespace) -> int:
+    """Serve in the foreground until a signal."""
+    roles = frozenset(arguments.role or ALL_ROLES)
+    config = load_config(arguments, roles)
+    from agent.cli.run import run_daemon  # noqa: PLC0415  # after the configuration proved good
+    from agent.daemon import Role  # noqa: PLC0415
+
+    return run_daemon(config, frozenset(Role(name) for name in roles))

@@ -1,0 +1,107 @@
+"""Where commands and launchers read the configuration from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import AgentError, ErrorCode
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Mapping
+
+    from agent.config.model import Config
+
+AGENT_CONFIG = "/etc/coco-agent/agent.toml"
+"""Read when it is there and no other file is named. Part of the measured image."""
+
+ALL_ROLES = frozenset({"attester", "hub", "gateway"})
+
+_CMDLINE = "/proc/cmdline"
+_CMDLINE_MAX = 64 * 1024
+
+
+def add_config_options(parser: ArgumentParser) -> None:
+    """The files, and what upstream has as launcher flags."""
+    parser.add_argument("--aa-config", metavar="FILE", help="aa.toml: the attester's file, as upstream's")
+    parser.add_argument("--cdh-config", metavar="FILE", help="cdh.toml: the hub's file, as upstream's")
+    add_agent_config(parser)
+    parser.add_argument("--attestation-sock", metavar="ADDRESS", help="attester's socket, unix://<path>")
+    parser.add_argument("--bind", metavar="IP:PORT", help="REST address (default: 127.0.0.1:8006)")
+    parser.add_argument("--features", metavar="NAME", help="REST routes: resource, attestation or all")
+
+
+def add_agent_config(parser: ArgumentParser) -> None:
+    """``--agent-config``, the one option upstream's programs do not have."""
+    parser.add_argument(
+        "--agent-config",
+        metavar="FILE",
+        help=f"agent.toml: what upstream's files cannot say (default: {AGENT_CONFIG} if it exists)",
+    )
+
+
+def load_config(arguments: Namespace, roles: frozenset[str] = ALL_ROLES) -> Config:
+    """The effective configuration for the options of :func:`add_config_options`.
+
+    Raises:
+        AgentError: CONFIG_INVALID, FILE_UNSAFE.
+    """
+    overrides = {
+        "attester.socket": arguments.attestation_sock,
+        "gateway.bind": arguments.bind,
+        "gateway.features": arguments.features,
+    }
+    return load_files(
+        arguments.aa_config,
+        arguments.cdh_config,
+        arguments.agent_config,
+        {name: value for name, value in overrides.items() if value is not None},
+        roles,
+    )
+
+
+def load_files(
+    aa: str | None, cdh: str | None, agent: str | None, arguments: Mapping[str, str], roles: frozenset[str]
+) -> Config:
+    """Read files, environment and kernel command line into one configuration.
+
+    Args:
+        aa: aa.toml, or None.
+        cdh: cdh.toml, or None.
+        agent: agent.toml; None for :data:`AGENT_CONFIG` if that exists.
+        arguments: dotted model field to text, from the command line.
+        roles: what this process serves; settings of other roles are not judged.
+
+    Raises:
+        AgentError: CONFIG_INVALID, FILE_UNSAFE.
+    """
+    from agent.config.load import load  # noqa: PLC0415  # keeps --help light
+
+    if agent is None and Path(AGENT_CONFIG).exists():
+        agent = AGENT_CONFIG
+    return load(
+        aa=aa,
+        cdh=cdh,
+        agent=agent,
+        environ=os.environ,
+        cmdline=kernel_command_line(),
+        arguments=arguments,
+        roles=roles,
+    )
+
+
+def kernel_command_line() -> str:
+    """``/proc/cmdline``; empty where there is none.
+
+    Raises:
+        AgentError: CONFIG_INVALID when it is not text.
+    """
+    try:
+        with Path(_CMDLINE).open("rb") as file:
+            return file.read(_CMDLINE_MAX).decode()
+    except OSError:
+        return ""
+    except UnicodeDecodeError:
+        raise AgentError(ErrorCode.CONFIG_INVALID, f"{_CMDLINE} is not UTF-8") from None

@@ -1,0 +1,47 @@
+"""What the commands print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
+
+    from agent.errors import AgentError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def fail(error: AgentError, *, as_json: bool = False) -> int:
+    """Print an error with its next step to standard error; the exit status."""
+    if as_json:
+        print_json(
+            {"code": error.code.name, "message": error.message, "hint": error.hint, "detail": error.detail},
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    print(f"error: {error.code.name}: {error.message}", file=sys.stderr)
+    if error.detail:
+        print(f"  cause: {error.detail}", file=sys.stderr)
+    print(f"  next:  {error.hint}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def print_json(value: object, file: TextIO | None = None) -> None:
+    """One JSON document, for programs."""
+    print(json.dumps(value, indent=2), file=file)
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Columns aligned with two spaces; the last one is not padded."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = []
+    for row in (header, *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""Development KBS and agent in one process, on loopback, with sample evidence."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.config.model import Attester, Config, Features, Gateway, Hub, Kbs, SealedSecrets
+from agent.daemon import Daemon
+from agent.devkit.kbs import DevKbs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@dataclass(frozen=True, slots=True)
+class Playground:
+    """A running pair.
+
+    Attributes:
+        kbs: the development KBS.
+        daemon: the agent.
+        rest: base URL of the REST API.
+        hub_socket: address of the hub's ttrpc socket.
+        attester_socket: address of the attester's ttrpc socket.
+    """
+
+    kbs: DevKbs
+    daemon: Daemon
+    rest: str
+    hub_socket: str
+    attester_socket: str
+
+
+@asynccontextmanager
+async def playground(
+    *,
+    port: int = 0,
+    kbs_port: int = 0,
+    features: Features = Features.ALL,
+    sealed: SealedSecrets | None = None,
+) -> AsyncIterator[Playground]:
+    """Start both, yield them, stop both. Sockets live in a private temporary folder.
+
+    Args:
+        port: REST port on 127.0.0.1; 0 for a free one.
+        kbs_port: KBS port on 127.0.0.1; 0 for a free one.
+        features: REST routes.
+        sealed: sealed secret rules; upstream's by default.
+    """
+    with tempfile.TemporaryDirectory(prefix="coco-dev-") as folder:
+        real = Path(folder).resolve()
+        async with DevKbs(port=kbs_port) as kbs:
+            broker = Kbs(url=kbs.url)
+            config = Config(
+                attester=Attester(socket=f"unix://{real}/aa.sock", kbs=broker, allow_sample=True),
+                hub=Hub(
+                    socket=f"unix://{real}/cdh.sock",
+                    kbc="cc_kbc",
+                    kbs=broker,
+                    sealed=sealed or SealedSecrets(key_dir=str(real)),
+                ),
+                gateway=Gateway(bind=f"127.0.0.1:{port}", features=features),
+            )
+            daemon = Daemon(config)
+            await daemon.start()
+            try:
+                yield Playground(kbs, daemon, daemon.rest_url, config.hub.socket, config.attester.socket)
+            finally:
+                await daemon.stop()
