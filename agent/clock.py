@@ -78,8 +78,11 @@ class Deadline:
             AgentError: DEADLINE_EXCEEDED.
         """
         left = self.remaining()
+        timer = asyncio.timeout(None if math.isinf(left) else left)
         try:
-            async with asyncio.timeout(None if math.isinf(left) else left):
+            async with timer:
                 yield
         except TimeoutError:
+            if not timer.expired():  # the body's own, such as a socket's ETIMEDOUT
+                raise
             raise AgentError(ErrorCode.DEADLINE_EXCEEDED, f"time ran out while {phase}") from None

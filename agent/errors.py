@@ -245,6 +245,12 @@ class ErrorCode(enum.Enum):
         "confidential-data-hub run and that the socket paths agree.",
         retry=True,
     )
+    ROLE_FAILED = _guest(
+        502,
+        _R.INTERNAL,
+        "Another part of the guest agent failed and does not say why.",
+        "It is another program than this one (its errors carry no code). Its own log has the cause.",
+    )
     NOT_SUPPORTED = _guest(
         409,
         _R.UNIMPLEMENTED,

@@ -32,5 +32,6 @@ def _no_ca_bundle() -> Iterator[None]:
 with _no_ca_bundle():
     import aiohttp
     from aiohttp import web
+    from yarl import URL
 
-__all__ = ["aiohttp", "web"]
+__all__ = ["URL", "aiohttp", "web"]

@@ -11,6 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from agent.cli import explain
+from agent.config import reference as configuration
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -40,19 +43,22 @@ def build() -> dict[Path, bytes]:
         protobuf(Path(folder))
         for path in sorted(Path(folder).iterdir()):
             wanted[ROOT / "agent" / "protos" / path.name] = path.read_bytes()
+    wanted[ROOT / "docs" / "errors.md"] = explain.reference().encode()
+    wanted[ROOT / "docs" / "configuration.md"] = configuration.render().encode()
     return wanted
 
 
 def main() -> int:
     """Rewrite or check."""
-    stale = [path for path, content in build().items() if not path.exists() or path.read_bytes() != content]
+    wanted = build()
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_bytes() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:
             print(f"stale: {path.relative_to(ROOT)} (run: make generate)")
         return 1 if stale else 0
-    for path, content in build().items():
+    for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.write_bytes(wanted[path])
     print(f"{len(stale)} files rewritten")
     return 0
 

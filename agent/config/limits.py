@@ -35,6 +35,21 @@ SEALED_MAX: Final = 256 * KIB
 KEY_PROVIDER_MAX: Final = 256 * KIB
 """Key provider protocol JSON; a wrapped layer key is below 1 KiB."""
 
+REST_SPARE_CONNECTIONS: Final = 64
+"""Connections above REST_MAX_WAITING, so that the 429 can be said and health answers."""
+
+REST_BACKLOG: Final = 512
+"""Connections the kernel holds for us; a pod's containers start at once."""
+
+TTRPC_MAX_CONNECTIONS: Final = 256
+"""Connections to one socket; kata-agent, image-rs and a gateway keep one each, forever."""
+
+TTRPC_MAX_UNSENT: Final = 32 * MIB
+"""Answers one connection may leave unread: eight of the largest."""
+
+TTRPC_MAX_FIELDS: Final = 256
+"""Top-level fields of one request; four are usual, the rest is metadata."""
+
 # --- what the broker sends -------------------------------------------------------------------------
 KBS_MAX_CHALLENGE: Final = 256 * KIB
 """A nonce; for IBM SE a JSON document with a key blob in it."""
@@ -45,11 +60,17 @@ KBS_MAX_TOKEN: Final = 2 * MIB
 KBS_MAX_PROBLEM: Final = 64 * KIB
 """An error body: two short strings."""
 
-KBS_MAX_RESOURCE: Final = 64 * MIB
-"""An encrypted resource. Trustee takes uploads of 2 MiB by default; operators raise it for models."""
+KBS_MAX_RESOURCE: Final = 16 * MIB
+"""An encrypted resource. Trustee takes uploads of 2 MiB by default; many callers can hold one each."""
 
 KBS_MAX_HEAD: Final = 64 * KIB
 """Response head lines of the broker."""
+
+KBS_CONNECTIONS: Final = 32
+"""Exchanges under way with one broker; further callers wait inside the guest, not at the broker."""
+
+KBS_MAX_HEADERS: Final = 64
+"""Head lines of one answer; Trustee sends five, proxies add a dozen."""
 
 # --- files -----------------------------------------------------------------------------------------
 CONFIG_MAX_FILE: Final = 2 * MIB
@@ -104,6 +125,31 @@ TOKEN_MAX_LIFE: Final = 24 * 3600.0
 STOP_GRACE: Final = 3.0
 """Time for requests under way when the daemon stops."""
 
+REST_KEEP_ALIVE: Final = 75.0
+"""Seconds an idle connection is kept, also one that never sent a request."""
+
+REST_LINGER: Final = 1.0
+"""Seconds given to a body that nobody reads before its connection ends."""
+
+TTRPC_BACKSTOP: Final = 0.25
+"""Seconds after the caller's timeout until the work is cancelled here: a handler that keeps its own
+deadline can say which phase used the time."""
+
+EXTEND_DEADLINE: Final = 10.0
+"""Seconds for a measurement, as upstream's hub waits (kata_integration.md 2.1)."""
+
 # --- tries -----------------------------------------------------------------------------------------
 RESOURCE_ATTESTATIONS: Final = 1
 """Fresh attestations one resource request may cause after a refused token."""
+
+ATTEST_TRIES: Final = 4
+"""Handshakes one flight may start: with the pauses about 2 s, which covers a broker's restart."""
+
+ATTEST_FIRST_PAUSE: Final = 0.25
+"""Seconds before the second handshake, doubled each time; half to all of it at random."""
+
+TOKEN_REFRESH_AT: Final = 0.75
+"""Share of a token's usable life after which it is renewed in the background (user_pains.md row 3)."""
+
+TOKEN_REFRESH_PAUSE: Final = 15.0
+"""Seconds between background renewals that fail."""

@@ -12,10 +12,9 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from yarl import URL
-
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.http import URL
 from agent.kbs.problems import classify
 from agent.kbs.transport import REDIRECTS, Answer, Call, Progress, Transport
 
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from agent.secret import Secret
 
 COOKIE: Final = "kbs-session-id"
-
-CONNECTIONS: Final = 32
-"""Exchanges under way with one broker; further callers wait inside the guest, not at the broker."""
 
 _BASE: Final = re.compile(
     r"https?://(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
@@ -48,7 +44,7 @@ class KbsClient:
         self._clock = clock
         self._metrics = metrics
         self._transport = Transport(settings)
-        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._slots = asyncio.Semaphore(limits.KBS_CONNECTIONS)
 
     async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, str]:
         """``POST /auth``.

@@ -31,18 +31,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-TRIES: Final = 4
-"""Handshakes one flight may start: with the pauses about 2 s, which covers a broker's restart."""
-
-FIRST_PAUSE: Final = 0.25
-"""Seconds before the second handshake, doubled each time; half to all of it at random."""
-
-REFRESH_AT: Final = 0.75
-"""Share of a token's usable life after which it is renewed in the background (user_pains.md row 3)."""
-
-REFRESH_PAUSE: Final = 15.0
-"""Seconds between background renewals that fail."""
-
 _KEY: Final = "token"
 _CHANCE: Final = secrets.SystemRandom().random
 
@@ -80,7 +68,7 @@ class Held:
         """
         life = max(0.0, token.expires - received)
         usable = life - min(limits.TOKEN_MARGIN, life / 3)
-        return cls(token, received + usable, received + REFRESH_AT * usable)
+        return cls(token, received + usable, received + limits.TOKEN_REFRESH_AT * usable)
 
 
 def refresh_due(now: float, refresh_from: float, *, used: bool) -> bool:
@@ -101,7 +89,7 @@ def retry_pause(failed: int, chance: float) -> float:
         failed: handshakes of this flight that failed, from 1.
         chance: 0 to 1, so that guests that lost their broker together do not come back together.
     """
-    return FIRST_PAUSE * 2.0 ** (failed - 1) * (0.5 + chance / 2)
+    return limits.ATTEST_FIRST_PAUSE * 2.0 ** (failed - 1) * (0.5 + chance / 2)
 
 
 class Session:
@@ -229,7 +217,7 @@ class Session:
                 except AgentError as error:
                     failed += 1
                     pause = retry_pause(failed, self._chance())
-                    final = not error.code.meaning.retry or failed >= TRIES
+                    final = not error.code.meaning.retry or failed >= limits.ATTEST_TRIES
                     if final or deadline.remaining() <= pause:
                         raise
                 self._phase = "pause"
@@ -332,8 +320,11 @@ class Session:
             await self._join(Deadline.never(self._clock))
         except AgentError as error:
             # Said by _handshake already; this line tells that nobody was hurt yet.
-            _log.info("token not renewed yet", extra={"code": error.code.name, "retry_in": REFRESH_PAUSE})
+            _log.info(
+                "token not renewed yet",
+                extra={"code": error.code.name, "retry_in": limits.TOKEN_REFRESH_PAUSE},
+            )
             if not self._closed and self._held is not None:
-                self._plan_refresh(self._clock.boot() + REFRESH_PAUSE)
+                self._plan_refresh(self._clock.boot() + limits.TOKEN_REFRESH_PAUSE)
         finally:
             self._background = None

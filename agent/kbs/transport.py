@@ -15,22 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.http import aiohttp
+from agent.http import URL, aiohttp
 from agent.kbs import tls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from types import SimpleNamespace
 
-    from yarl import URL
-
     from agent.config.model import Kbs
 
 USER_AGENT: Final = "attestation-agent-kbs-client/0.1.0"
 """What brokers' logs and rules know guests by (kbs_protocol.md 1.1)."""
-
-MAX_HEADERS: Final = 64
-"""Head lines of one answer; Trustee sends five, proxies add a dozen."""
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -180,7 +175,7 @@ class Transport:
             # T-KBS-65: the head is bounded before it is parsed.
             max_line_size=limits.KBS_MAX_HEAD,
             max_field_size=limits.KBS_MAX_HEAD,
-            max_headers=MAX_HEADERS,
+            max_headers=limits.KBS_MAX_HEADERS,
             trace_configs=[_tracing()],
         )
 

@@ -203,7 +203,7 @@ async def test_too_large_answers_end_the_connection(
     chunked: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if call == "get":  # 64 MiB would only slow the test down
+    if call == "get":  # 16 MiB would only slow the test down
         largest = 1_000_000
         monkeypatch.setattr(limits, "KBS_MAX_RESOURCE", largest)
     size = largest + 2_000_000

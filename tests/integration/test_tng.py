@@ -105,7 +105,7 @@ async def over_rest(sample: TngSample, folder: Path) -> AsyncIterator[dict[str, 
         front_of(sample),
         Gateway(features=Features.ALL),
         metrics=None,
-        health=Health(SystemClock()),
+        health=Health(),
         version="test",
     )
     running = await serve(app, listener)

@@ -243,7 +243,7 @@ class TestSizes:
     async def test_answers_that_nobody_reads_are_bounded(
         self, mini: MiniClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server_module, "MAX_UNSENT", 2 * limits.MIB)
+        monkeypatch.setattr(limits, "TTRPC_MAX_UNSENT", 2 * limits.MIB)
         size = b"%d" % (limits.MIB - 100)
         flood = b"".join(frame(2 * i + 1, request("t.Bench", "Big", size)) for i in range(40))
         # In one piece, so that all are read before the first answer fills the buffer.
@@ -314,7 +314,7 @@ class TestConnections:
         self, mini: MiniClient, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert (await aside(lambda: mini.ask(1, "t.Bench", "Echo", b"")))[1] == 0
-        monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
+        monkeypatch.setattr(limits, "TTRPC_MAX_CONNECTIONS", 1)
         second = MiniClient(path)
         with pytest.raises(OSError, match=r"closed|reset|Broken"):
             await aside(lambda: second.ask(1, "t.Bench", "Echo", b""))

@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-KEEP_ALIVE: Final = 75.0
-"""Seconds an idle connection is kept, also one that never sent a request."""
-
-LINGER: Final = 1.0
-"""Seconds given to a body that nobody reads before its connection ends."""
-
-SPARE_CONNECTIONS: Final = 64
-"""Connections above REST_MAX_WAITING, so that the 429 can be said and health answers."""
-
-BACKLOG: Final = 512
-"""Connections the kernel holds for us; a pod's containers start at once."""
-
 _BIND: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
@@ -68,7 +56,7 @@ def bind_tcp(address: str) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind((str(ip), port))
-        sock.listen(BACKLOG)
+        sock.listen(limits.REST_BACKLOG)
     except OSError as error:
         sock.close()
         raise AgentError(
@@ -106,7 +94,7 @@ async def serve(app: App, sock: socket.socket) -> Running:
     connections = web.Server(handle, handler_cancellation=True)
     most = _most_connections()
     listener = await loop.create_server(
-        lambda: _Connection(app, connections, loop, most), sock=sock, backlog=BACKLOG
+        lambda: _Connection(app, connections, loop, most), sock=sock, backlog=limits.REST_BACKLOG
     )
     return Running(listener, connections)
 
@@ -114,7 +102,7 @@ async def serve(app: App, sock: socket.socket) -> Running:
 def _most_connections() -> int:
     # T-REST-19: the other roles and the TEE's devices need descriptors too.
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.REST_MAX_WAITING + SPARE_CONNECTIONS
+    wanted = limits.REST_MAX_WAITING + limits.REST_SPARE_CONNECTIONS
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
 
 
@@ -127,8 +115,8 @@ class _Connection(web.RequestHandler):
         super().__init__(
             server,
             loop=loop,
-            keepalive_timeout=KEEP_ALIVE,
-            lingering_time=LINGER,
+            keepalive_timeout=limits.REST_KEEP_ALIVE,
+            lingering_time=limits.REST_LINGER,
             access_log=None,  # type: ignore[arg-type]  # aiohttp tests for None
             max_line_size=limits.REST_MAX_TARGET,
             auto_decompress=False,  # T-REST-20: a compressed body could be any size

@@ -23,9 +23,6 @@ HEADER: Final = struct.Struct(">IIBB")
 REMOTE_OPEN: Final = 2
 """Flag of a request whose sender goes on with data frames: a streaming call."""
 
-MAX_FIELDS: Final = 256
-"""Top-level fields of one request; four are usual, the rest is metadata."""
-
 MAX_MESSAGE: Final = 8 * limits.KIB
 """UTF-8 bytes of a status message that are kept."""
 
@@ -221,7 +218,7 @@ def _bound_fields(body: bytes) -> None:
     at = fields = 0
     while at < len(body):
         fields += 1
-        if fields > MAX_FIELDS:
+        if fields > limits.TTRPC_MAX_FIELDS:
             raise EnvelopeError("too many fields")
         tag, at = _varint(body, at)
         wire = tag & 7

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.kbs.token import KbsToken
 
-EXTEND_DEADLINE: Final = 10.0
-"""Seconds for a measurement, as upstream's hub waits (kata_integration.md 2.1)."""
-
 Res = TypeVar("Res", bound=Message)
 
 _OURS: Final = re.compile(r"\(([A-Z_]{1,40}), request ([0-9a-f]{16})\)\Z")
@@ -68,7 +65,7 @@ def remote_error(status: StatusError, what: str, fallback: ErrorCode) -> AgentEr
 def _by_status(code: int, fallback: ErrorCode) -> ErrorCode:
     if code == RpcCode.NOT_FOUND:
         # The Rust attestation agent says so for a method it lacks, a hub for a resource.
-        return ErrorCode.NOT_SUPPORTED if fallback is not ErrorCode.ROLE_UNREACHABLE else fallback
+        return ErrorCode.NOT_SUPPORTED if fallback is not ErrorCode.ROLE_FAILED else fallback
     try:
         return _BY_STATUS.get(RpcCode(code), fallback)
     except ValueError:
@@ -98,7 +95,7 @@ class _Remote:
         deadline: Deadline,
         *,
         method: str,
-        fallback: ErrorCode = ErrorCode.ROLE_UNREACHABLE,
+        fallback: ErrorCode = ErrorCode.ROLE_FAILED,
         repeatable: bool = True,
     ) -> Res:
         try:
@@ -111,7 +108,7 @@ class _Remote:
             return answer.FromString(payload)
         except DecodeError:
             raise AgentError(
-                ErrorCode.ROLE_UNREACHABLE, f"{method}: the answer is not a {answer.__name__}"
+                ErrorCode.ROLE_FAILED, f"{method}: the answer is not a {answer.__name__}"
             ) from None
 
 
@@ -205,7 +202,7 @@ class RemoteAttester(_Remote):
             AA_SERVICE,
             request,
             aa.ExtendRuntimeMeasurementResponse,
-            deadline.within(EXTEND_DEADLINE),
+            deadline.within(limits.EXTEND_DEADLINE),
             method="ExtendRuntimeMeasurement",
             repeatable=False,
         )

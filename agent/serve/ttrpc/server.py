@@ -30,16 +30,6 @@ if TYPE_CHECKING:
 
     from agent.serve.ttrpc.codec import Event, Frame
 
-MAX_CONNECTIONS: Final = 256
-"""Connections to one socket; kata-agent, image-rs and a gateway keep one each, forever."""
-
-MAX_UNSENT: Final = 32 * limits.MIB
-"""Answers one connection may leave unread: eight of the largest."""
-
-BACKSTOP: Final = 0.25
-"""Seconds after the caller's timeout until the work is cancelled here: a handler that keeps its own
-deadline can say which phase used the time."""
-
 _UCRED: Final = struct.Struct("3i")
 _log = logging.getLogger(__name__)
 
@@ -125,7 +115,7 @@ class _Connection(asyncio.Protocol):
         if not self._shared.open:
             self._transport.abort()  # accepted just before the server stopped
             return
-        if len(self._shared.connections) >= MAX_CONNECTIONS:
+        if len(self._shared.connections) >= limits.TTRPC_MAX_CONNECTIONS:
             # T-TTRPC-13: buffers are per connection, so connections are counted.
             _log.warning("ttrpc: too many connections, a new one is refused", extra={"peer": self._peer})
             self._transport.abort()
@@ -215,7 +205,7 @@ class _Connection(asyncio.Protocol):
         task.add_done_callback(lambda done: self._done(stream, request, done))
 
     async def _run(self, stream: int, handler: Handler, request: Request) -> None:
-        limit = None if request.timeout is None else request.timeout + BACKSTOP
+        limit = None if request.timeout is None else request.timeout + limits.TTRPC_BACKSTOP
         context = Context(self._peer, request.timeout)
         try:
             async with asyncio.timeout(limit):
@@ -235,7 +225,7 @@ class _Connection(asyncio.Protocol):
         """Wait until the caller reads; returns what to send."""
         if self._writable.is_set():
             return answer
-        if self._unsent + len(answer) > MAX_UNSENT:
+        if self._unsent + len(answer) > limits.TTRPC_MAX_UNSENT:
             # T-TTRPC-16: answers that nobody reads are not collected.
             answer = encode_status(stream, RpcCode.RESOURCE_EXHAUSTED, "too many answers are unread")
         self._unsent += len(answer)

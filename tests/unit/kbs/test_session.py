@@ -14,7 +14,7 @@ from agent.config.model import KeyAlgorithm
 from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.keys import TeeKey
-from agent.kbs.session import REFRESH_PAUSE, TRIES, Held, Session, refresh_due, retry_pause
+from agent.kbs.session import Held, Session, refresh_due, retry_pause
 from agent.kbs.token import KbsToken
 from agent.observe.metrics import Metrics
 from agent.secret import Secret
@@ -220,7 +220,7 @@ async def test_a_passing_failure_is_tried_again_with_growing_pauses(world: World
 async def test_a_lasting_outage_ends_with_its_reason(world: World) -> None:
     world.client.failures = [AgentError(ErrorCode.KBS_DNS_FAILED)] * 10
     assert (await refusal(world)).code is ErrorCode.KBS_DNS_FAILED
-    assert len(world.client.deadlines) == TRIES
+    assert len(world.client.deadlines) == limits.ATTEST_TRIES
 
 
 async def test_tries_end_with_the_flights_time(world: World) -> None:
@@ -278,11 +278,11 @@ async def test_a_failed_renewal_keeps_the_old_token_and_pauses(world: World) -> 
         assert await world.session.token(soon(world)) is first
         await settle()
     assert len(world.client.failures) == 1
-    world.clock.advance(REFRESH_PAUSE)
+    world.clock.advance(limits.TOKEN_REFRESH_PAUSE)
     assert await world.session.token(soon(world)) is first
     await settle()
     assert world.client.failures == []
-    world.clock.advance(REFRESH_PAUSE)
+    world.clock.advance(limits.TOKEN_REFRESH_PAUSE)
     assert await world.session.token(soon(world)) is first
     await settle()
     assert await world.session.token(soon(world)) is not first
@@ -369,7 +369,7 @@ def test_times_of_a_held_token_are_in_order(life: float, received: float) -> Non
     assert received <= held.refresh_from <= held.usable_until <= max(received, received + life)
 
 
-@pytest.mark.parametrize("failed", range(1, TRIES + 1))
+@pytest.mark.parametrize("failed", range(1, limits.ATTEST_TRIES + 1))
 def test_pauses_grow_and_vary_by_half(failed: int) -> None:
     longest = 0.25 * 2 ** (failed - 1)
     assert retry_pause(failed, 1.0) == longest

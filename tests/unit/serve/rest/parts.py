@@ -105,7 +105,7 @@ class Gate:
     def __init__(self, settings: Gateway | None = None, *, metrics: bool = True) -> None:
         self.roles = Roles()
         self.clock = FakeClock()
-        self.health = Health(self.clock)
+        self.health = Health()
         self.metrics = Metrics()
         self.front = Front(
             hub=self.roles,

@@ -12,7 +12,6 @@ from agent.config import limits
 from agent.protos import ttrpc_pb2
 from agent.serve.ttrpc.codec import (
     HEADER,
-    MAX_FIELDS,
     MAX_MESSAGE,
     Decoder,
     EnvelopeError,
@@ -157,9 +156,9 @@ class TestRequest:
 
     def test_metadata_without_end_is_refused(self) -> None:
         head = ttrpc_pb2.Request(service="a", method="b").SerializeToString()
-        assert parse_request(head + b"\x2a\x00" * (MAX_FIELDS - 2)).service == "a"
+        assert parse_request(head + b"\x2a\x00" * (limits.TTRPC_MAX_FIELDS - 2)).service == "a"
         with pytest.raises(EnvelopeError, match="too many fields"):
-            parse_request(head + b"\x2a\x00" * (MAX_FIELDS - 1))
+            parse_request(head + b"\x2a\x00" * (limits.TTRPC_MAX_FIELDS - 1))
 
     @pytest.mark.parametrize("name", ["", "a b", "a\nb", "a/b", "ä", "a" * 129, "1a"])
     def test_names_are_names(self, name: str) -> None:

@@ -1,0 +1,84 @@
+"""Every command explains itself."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.cli import launchers
+from agent.cli.main import COMMANDS, Command, build_parser, main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_says_what_it_does_and_shows_an_example(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command.name, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert command.summary[1:] in " ".join(shown.split())
+    assert f"example:\n  {command.example}" in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_example_is_accepted_by_the_parser(command: Command) -> None:
+    words = shlex.split(command.example, posix=True)
+    if words[0] == "eval":
+        words = shlex.split(words[1].strip("$()"))
+    words = words[: words.index(">")] if ">" in words else words
+    arguments = build_parser().parse_args(words[1:])
+    assert arguments.command == command.name
+
+
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [
+        (
+            launchers.attestation_agent,
+            ["--attestation_sock", "--config-file", "--initdata-toml", "--initdata-digest", "--version"],
+        ),
+        (launchers.confidential_data_hub, ["-c"]),
+        (launchers.api_server_rest, ["--bind", "--features", "--cdh_addr", "--aa_addr"]),
+    ],
+)
+def test_launchers_take_upstreams_flags(
+    program: Callable[[list[str]], int], flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in flags:
+        assert flag in shown
+
+
+def test_launchers_print_upstreams_version_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launchers.api_server_rest(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("Guest Components Version: ")
+
+
+def test_no_command_and_help_import_nothing_heavy() -> None:
+    heavy = {"aiohttp", "asyncio", "cryptography", "google.protobuf", "msgspec", "prometheus_client"}
+    program = (
+        "import sys\nfrom agent.cli import main, launchers\nmain.main(['explain', 'NO_TEE'])\n"
+        f"print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[3],
+    )
+    assert done.stderr.strip() == "[]"
