@@ -271,7 +271,7 @@ async def demo() -> None:
             print(
                 f"\nKBS counters: auth {counters['auth']}, attest {counters['attest']}, "
                 f"resource {counters['resource']}: one attestation in all.\n"
-                "Stopped; nothing is left running. Next: coco-agent dev, and docs/README.md."
+                "Stopped; nothing is left running. Next: .venv/bin/coco-agent dev."
             )
         finally:
             await kbs.stop()

@@ -39,7 +39,7 @@ _SECRETS: Final = re.compile(
     r"|\b(?:authorization|cookie)\s*:\s*[^\n]+",
     re.DOTALL | re.IGNORECASE,
 )
-_URL: Final = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,31})://([^\s\"'<>]*)")
+_URL: Final = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,31})://([^\s\"'<>]+)")
 _OWN_ADDRESS: Final = re.compile(r"(?:127(?:\.\d{1,3}){3}|\[::1\]|localhost)(?::\d{1,5})?/?")
 _RESOURCE_PATH: Final = re.compile(r"(?<=/resource/)[^\s\"'<>]+|(?<![\w./:-])[\w.-]+/[\w.-]+/[\w./-]*\w")
 _DEEPEST_FRAMES: Final = 8
