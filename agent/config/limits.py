@@ -153,3 +153,12 @@ TOKEN_REFRESH_AT: Final = 0.75
 
 TOKEN_REFRESH_PAUSE: Final = 15.0
 """Seconds between background renewals that fail."""
+
+RETRY_FIRST_PAUSE: Final = 0.25
+"""Upper bound of the first pause between tries, in seconds; doubled each time."""
+
+RETRY_LONGEST_PAUSE: Final = 15.0
+"""Upper bound of any pause between tries, in seconds: a broker that is back is found soon."""
+
+RETRY_AFTER_MAX: Final = 60.0
+"""Longest ``Retry-After`` that is believed, in seconds."""
