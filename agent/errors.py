@@ -401,14 +401,14 @@ class ErrorCode(enum.Enum):
         504,
         _R.DEADLINE_EXCEEDED,
         "The TLS handshake with the key broker did not end in time.",
-        "Something takes connections and does not speak TLS: a wrong port, a proxy, or an overloaded broker.",
+        "Something takes connections and speaks no TLS: a wrong port, a proxy, an overloaded broker.",
         retry=True,
     )
     APPRAISAL_TIMEOUT = _broker(
         504,
         _R.DEADLINE_EXCEEDED,
         "The key broker did not finish judging this guest's evidence in time.",
-        "Appraisal fetches vendor collateral, which can take seconds or be rate limited; see the broker's log.",
+        "Appraisal fetches vendor collateral, which can be slow or rate limited; see the broker's log.",
         retry=True,
     )
     CLOCK_SKEW = _broker(
