@@ -32,7 +32,7 @@ class LocalAttester:
 
         Raises:
             AgentError: NO_TEE, SAMPLE_REFUSED, TEE_NOT_SUPPORTED, EVIDENCE_FAILED, INVALID_REQUEST (too long
-                for the TEE), DEADLINE_EXCEEDED.
+                for the TEE), EVIDENCE_TIMEOUT.
         """
         return await self._evidence.primary(runtime_data, deadline)
 
