@@ -7,6 +7,7 @@ sides of each seam satisfy the protocols below, so nothing above them knows the 
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -20,6 +21,32 @@ class MeasurementResult(enum.IntEnum):
     OK = 0
     NOT_SUPPORTED = 1
     NOT_ENABLED = 2
+
+
+class Freshness(enum.Enum):
+    """Where a resource came from; the value is what ``X-Cache`` says."""
+
+    HIT = "HIT"
+    """Kept from an earlier answer of the broker, within its time."""
+    MISS = "MISS"
+    """Asked for just now."""
+    STALE = "STALE"
+    """Kept, past its time; the broker cannot be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A resource and how fresh it is.
+
+    Attributes:
+        secret: the plaintext; the caller's own copy.
+        freshness: where it came from.
+        age: seconds since the broker was asked for it; 0 for MISS.
+    """
+
+    secret: Secret
+    freshness: Freshness = Freshness.MISS
+    age: float = 0.0
 
 
 class AttesterRole(Protocol):
@@ -63,8 +90,14 @@ class AttesterRole(Protocol):
 class HubRole(Protocol):
     """What the guest hands out after attestation."""
 
-    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
-        """Plaintext of the resource at a ``kbs://`` URI."""
+    async def get_resource(self, uri: str, deadline: Deadline, *, refresh: bool = False) -> Fetched:
+        """The resource at a ``kbs://`` URI.
+
+        Args:
+            uri: which.
+            deadline: when the caller stops waiting.
+            refresh: ask the broker, whatever is kept; never STALE.
+        """
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
         """Plaintext of a sealed secret."""
