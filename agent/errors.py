@@ -264,6 +264,14 @@ class ErrorCode(enum.Enum):
         "The log names the phase that used the time. Raise the caller's deadline or look at that phase.",
         retry=True,
     )
+    GUEST_EXHAUSTED = _guest(
+        503,
+        _R.RESOURCE_EXHAUSTED,
+        "This guest has no file descriptors or memory left for the request.",
+        "Too many connections are open, or the guest is too small. Look for callers that keep connections; "
+        "raise the limit of open files (ulimit -n) or the guest's memory.",
+        retry=True,
+    )
     INTERNAL = _guest(
         500,
         _R.INTERNAL,
