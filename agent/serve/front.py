@@ -79,7 +79,7 @@ class Front:
         async def work() -> Secret:
             # T-REST-1, T-TTRPC-1: bounded before anybody parses it.
             _bound("the resource URI", _octets(uri), limits.URI_MAX)
-            return await self._need_hub().get_resource(uri, call.deadline)
+            return _fitting(call, await self._need_hub().get_resource(uri, call.deadline))
 
         return await self._run(call, "get_resource", work, uri=uri)
 
@@ -89,7 +89,7 @@ class Front:
         async def work() -> Secret:
             # T-SEAL-30: bounded before base64 and JSON see it.
             _bound("the sealed secret", len(sealed), limits.SEALED_MAX)
-            return await self._need_hub().unseal(sealed, call.deadline)
+            return _fitting(call, await self._need_hub().unseal(sealed, call.deadline))
 
         return await self._run(call, "unseal", work, blob=sealed)
 
@@ -253,6 +253,14 @@ def _who(call: Call, verb: str) -> dict[str, object]:
 
 def _octets(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _fitting(call: Call, secret: Secret) -> Secret:
+    """Refuse what the caller's API cannot carry, before it is audited as handed out."""
+    if call.caller.api == "ttrpc" and len(secret) > limits.TTRPC_MAX_ANSWER:
+        detail = f"{len(secret)} bytes, a ttrpc answer holds {limits.TTRPC_MAX_ANSWER}"
+        raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, detail)
+    return secret
 
 
 def _bound(what: str, size: int, limit: int) -> None:
