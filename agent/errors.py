@@ -291,7 +291,8 @@ class ErrorCode(enum.Enum):
         403,
         _R.PERMISSION_DENIED,
         "The key broker's policy denies this resource to this guest.",
-        "Compare the token's claims with the resource policy. The default policy denies sample evidence.",
+        "Compare the token's claims with the resource policy; the default one denies sample evidence. New "
+        "reference values count from the guest's next attestation: coco_token_seconds_left tells when.",
     )
     PLUGIN_NOT_FOUND = _broker(
         404,

@@ -11,6 +11,9 @@ MIB: Final = 1024 * KIB
 TTRPC_MAX_BODY: Final = 4 * MIB
 """Largest ttrpc body, both directions: fixed by the protocol's other implementations."""
 
+TTRPC_MAX_ANSWER: Final = TTRPC_MAX_BODY - KIB
+"""Largest secret in a ttrpc answer: what the two envelopes around it leave."""
+
 TTRPC_MAX_STREAMS: Final = 512
 """Requests under way on one connection; kata-agent and image-rs keep a handful."""
 

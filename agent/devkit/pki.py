@@ -76,6 +76,19 @@ class ServerIdentity:
         return context
 
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=True,
+    key_cert_sign=True,
+    crl_sign=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 def _sign(
     subject: str,
     key: ec.EllipticCurvePrivateKey,
@@ -103,6 +116,9 @@ def _sign(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
         )
     )
+    if ca:
+        # A CA certificate says what its key is for, or strict verifiers (Python 3.13) refuse it.
+        builder = builder.add_extension(_SIGNS, critical=True)
     if names:
         builder = builder.add_extension(
             x509.SubjectAlternativeName([_general_name(text) for text in names]), critical=False

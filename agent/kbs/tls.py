@@ -5,6 +5,7 @@ System roots plus configured roots; or, with pins, exactly the pinned keys and n
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import ssl
@@ -135,5 +136,5 @@ def _check(certificate: bytes | None, pins: tuple[bytes, ...]) -> None:
     except ValueError:
         digest = None
     if digest not in pins:
-        shown = digest.hex() if digest else "unreadable"
+        shown = f"sha256/{base64.b64encode(digest).decode()}" if digest else "unreadable"
         raise ssl.SSLCertVerificationError(1, f"the broker's key is not pinned (its pin is {shown})")

@@ -99,9 +99,16 @@ class Front:
         async def work() -> Fetched:
             # T-REST-1, T-TTRPC-1: bounded before anybody parses it.
             _bound("the resource URI", _octets(uri), limits.URI_MAX)
-            return await self._need_hub().get_resource(uri, call.deadline, refresh=refresh)
+            fetched = await self._need_hub().get_resource(uri, call.deadline, refresh=refresh)
+            _fit(call, fetched.secret)
+            return fetched
 
-        at_once = None if kept is None or refresh else lambda: kept(uri)
+        def at_once() -> Fetched | None:
+            fetched = None if kept is None or refresh else kept(uri)
+            if fetched is not None:
+                _fit(call, fetched.secret)
+            return fetched
+
         return await self._run(call, "get_resource", work, uri=uri, at_once=at_once)
 
     async def unseal(self, call: Call, sealed: bytes) -> Secret:
@@ -110,7 +117,9 @@ class Front:
         async def work() -> Secret:
             # T-SEAL-30: bounded before base64 and JSON see it.
             _bound("the sealed secret", len(sealed), limits.SEALED_MAX)
-            return await self._need_hub().unseal(sealed, call.deadline)
+            secret = await self._need_hub().unseal(sealed, call.deadline)
+            _fit(call, secret)
+            return secret
 
         return await self._run(call, "unseal", work, blob=sealed)
 
@@ -296,6 +305,13 @@ def _who(call: Call, verb: str) -> dict[str, object]:
 
 def _octets(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _fit(call: Call, secret: Secret) -> None:
+    """Refuse what the caller's API cannot carry, before it is audited as handed out."""
+    if call.caller.api == "ttrpc" and len(secret) > limits.TTRPC_MAX_ANSWER:
+        detail = f"{len(secret)} bytes, a ttrpc answer holds {limits.TTRPC_MAX_ANSWER}"
+        raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, detail)
 
 
 def _bound(what: str, size: int, limit: int) -> None:

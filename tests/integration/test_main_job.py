@@ -165,3 +165,16 @@ async def test_an_operator_sees_what_happened(place: Playground) -> None:
     assert "default/key" not in metrics
     assert (await http(f"{place.rest}/healthz")).status == 200
     assert (await http(f"{place.rest}/readyz")).status == 200
+
+
+async def test_what_ttrpc_cannot_carry_is_refused_and_not_audited_as_given(
+    place: Playground, hub: RemoteHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.kbs.put("default/big/1", b"x" * 5_000_000)
+    with caplog.at_level("INFO", logger="coco.audit"), pytest.raises(AgentError) as refused:
+        await hub.get_resource("kbs:///default/big/1", soon())
+    assert refused.value.code is ErrorCode.KBS_RESPONSE_TOO_LARGE
+    audited = [vars(record)["result"] for record in caplog.records if record.name == "coco.audit"]
+    assert audited == ["KBS_RESPONSE_TOO_LARGE"]
+    answer = await http(f"{place.rest}/cdh/resource/default/big/1")
+    assert (answer.status, len(answer.body)) == (200, 5_000_000)

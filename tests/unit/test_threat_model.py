@@ -29,3 +29,11 @@ def test_every_line_of_the_document_is_in_the_code() -> None:
 def test_no_line_is_there_twice() -> None:
     listed = in_document()
     assert len(listed) == len(set(listed))
+
+
+def test_every_lesson_names_a_test_that_exists() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    rows = re.findall(r"^\| (SR-\d+) \|.*\| `(\S+)::(\w+)` \|$", text, re.MULTILINE)
+    assert len(rows) >= 12
+    for requirement, path, name in rows:
+        assert f"def {name}(" in (ROOT / path).read_text(), requirement
