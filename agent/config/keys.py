@@ -211,7 +211,7 @@ _AGENT: Final = (
     _ours("cache.max_entries", kinds.COUNT, "100", "resources kept at most", "hub.cache.max_entries"),
     _ours("cache.max_bytes", kinds.COUNT, "1048576", "bytes of plaintext kept at most",
           "hub.cache.max_bytes"),
-    _ours("cache.negative_ttl", cache_kinds.PAUSE, "0",
+    _ours("cache.negative_ttl", cache_kinds.PAUSE, "3",
           "how long a \"not found\" or \"denied\" is remembered; 0: the broker is always asked",
           "hub.cache.negative_ttl"),
     _ours("control.socket", cache_kinds.CONTROL, '"unix:///run/control.sock"',

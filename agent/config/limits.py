@@ -126,8 +126,8 @@ CACHE_SPELLINGS: Final = 1024
 CACHE_PATTERN: Final = 1 * KIB
 """Characters of one pattern in a cache rule."""
 
-CACHE_NEGATIVE: Final = 3.0
-"""Seconds a refusal is remembered: longer than a retry loop's pause, shorter than an operator's patience."""
+CACHE_NEGATIVE: Final = 0.0
+"""Seconds a refusal is remembered. As upstream not at all: a corrected policy is seen to work at once."""
 
 CACHE_NEGATIVE_MAX: Final = 60.0
 """The longest time a refusal can be remembered, in seconds: a policy that was corrected works soon."""

@@ -25,6 +25,8 @@ TTL, STALE = 10.0, 20.0
 REFUSALS = [code for code in ErrorCode if code in subject.REFUSALS]
 RULES = (CacheRule("never/*/*", 0), CacheRule("brief/*/*", 1), CacheRule("*/*/*", TTL, STALE))
 
+NEGATIVE = 3.0  # seconds a refusal is remembered here; by default none is
+
 
 class Watched(bytearray):
     """Plaintext that must be zero when it is let go."""
@@ -50,7 +52,8 @@ class Box:
     def __init__(self, rules: tuple[CacheRule, ...] = RULES, **bounds: float) -> None:
         self.clock = FakeClock()
         self.identity = "one"
-        self.cache = ResourceCache(Cache(rules, **bounds), self.clock, lambda: self.identity)  # type: ignore[arg-type]
+        settings = Cache(rules, **{"negative_ttl": NEGATIVE, **bounds})  # type: ignore[arg-type]
+        self.cache = ResourceCache(settings, self.clock, lambda: self.identity)
         self.watched: list[Watched] = []
 
     def release(self, what: Key, value: bytes = b"value") -> None:
@@ -237,7 +240,7 @@ def test_only_a_broker_that_cannot_be_reached_may_be_stood_in_for() -> None:
 def test_a_refusal_is_remembered_for_a_moment_with_its_cause() -> None:
     box = Box()
     box.refuse(ONE)
-    box.clock.advance(limits.CACHE_NEGATIVE - 0.001)
+    box.clock.advance(NEGATIVE - 0.001)
     refusal = box.cache.refusal(ONE)
     assert refusal is not None
     assert (refusal.code, refusal.problem) == (ErrorCode.RESOURCE_DENIED, "PolicyDeny")

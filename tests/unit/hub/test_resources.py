@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 URI = "kbs:///default/key/1"
 OTHER = "kbs:///default/key/2"
 
+NEGATIVE = 3.0  # seconds a refusal is remembered here; by default none is
+
 
 class Gate(StoredGetter):
     """A backend that answers when the test opens it."""
@@ -188,7 +190,7 @@ class World:
     def __init__(self, **settings: float) -> None:
         self.broker, self.clock, self.metrics = Broker(), FakeClock(), Metrics()
         rules = (CacheRule("default/*/*", 10, 20),)
-        self.cache = ResourceCache(Cache(rules, **settings), self.clock)  # type: ignore[arg-type]
+        self.cache = ResourceCache(Cache(rules, **{"negative_ttl": NEGATIVE, **settings}), self.clock)  # type: ignore[arg-type]
         self.resources = Resources(lambda: self.broker, self.metrics, self.cache)
 
     async def fetch(self, uri: str = URI, *, refresh: bool = False) -> tuple[bytes, Freshness, float]:
@@ -251,7 +253,7 @@ async def test_a_refusal_is_remembered_and_ends_what_was_kept(world: World, code
     assert await world.failure() is code
     assert (len(world.broker.asked), world.counted("negative")) == (asked, (1,))
     world.broker.fault = ErrorCode.KBS_UNREACHABLE
-    world.clock.advance(limits.CACHE_NEGATIVE)
+    world.clock.advance(NEGATIVE)
     assert await world.failure() is ErrorCode.KBS_UNREACHABLE  # nothing stands in after a refusal
     world.broker.fault = code
     await world.failure()
