@@ -136,8 +136,9 @@ class Daemon:
                 raise AssertionError("the attester role has an evidence source")
             settings = self.config.attester
             if settings.kbs.url:
+                client = self._client(settings.kbs)
                 self.session = Session(
-                    self._client(settings.kbs),
+                    client,
                     self.evidence,
                     settings.key_algorithm,
                     self._clock,
@@ -145,6 +146,8 @@ class Daemon:
                     endpoints=tuple(server.url for server in settings.kbs.servers()),
                     init_data=self._init_data,
                     refresh_while_used=settings.refresh_while_used,
+                    retry_for=settings.kbs.retry_for,
+                    trouble=client.trouble,
                 )
                 self._stops.actions.append(self.session.close)
                 self.metrics.watch_token(self.session.seconds_left)

@@ -182,6 +182,9 @@ _AGENT: Final = (
     _ours("kbs.connect_timeout", kinds.SECONDS, "5", "connection set-up", *_both("connect_timeout")),
     _ours("kbs.request_timeout", kinds.SECONDS, "20", "one exchange with the broker",
           *_both("request_timeout")),
+    _ours("kbs.retry_for", kinds.SPAN, "30",
+          "how long a request is tried again while the broker cannot be reached or is busy, at most until "
+          "the caller's deadline; 0: not at all", *_both("retry_for")),
     _ours("kbs.endpoints", endpoint_kinds.ENDPOINTS, _ENDPOINTS_EXAMPLE,
           "all endpoints of the broker, in order of preference, each with pins or certificates of its own or "
           "with those of `kbs`; for a role whose broker is one of them, or that has no broker",

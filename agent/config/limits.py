@@ -234,9 +234,15 @@ TOKEN_REFRESH_WHILE_USED: Final = 300.0
 TOKEN_REFRESH_PAUSE: Final = 15.0
 """Seconds between background renewals that fail."""
 
+RETRY_FOR: Final = 10.0
+"""Seconds a failed request is tried again by default: a broker's restart, not a pod's patience."""
+
 RETRY_FIRST_PAUSE: Final = 1.0
 """Upper bound of the first pause between tries, in seconds; doubled each time. With a quarter of it, guests
 that meet a full broker send a fifth more requests and are served no sooner (docs/scale.md)."""
+
+RETRY_REMEMBERED: Final = 6
+"""Failures that count on from request to request: the pause they lead to is the longest one."""
 
 RETRY_LONGEST_PAUSE: Final = 15.0
 """Upper bound of any pause between tries, in seconds: a broker that is back is found soon."""

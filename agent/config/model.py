@@ -99,6 +99,8 @@ class Kbs:
         require_tls: refuse http:// URLs.
         connect_timeout: seconds for connection set-up.
         request_timeout: seconds for one exchange.
+        retry_for: seconds in which a request that failed for a passing reason is begun again, at most
+            until the caller's deadline.
         endpoints: all endpoints, in order of preference, when there is more than ``url``. They count only
             when ``url`` is one of them: another file may name another broker.
         token_header_limit: bytes of a token above which the broker's session cookie stands for it.
@@ -111,6 +113,7 @@ class Kbs:
     require_tls: bool = False
     connect_timeout: float = limits.KBS_CONNECT
     request_timeout: float = limits.KBS_REQUEST
+    retry_for: float = limits.RETRY_FOR
     endpoints: tuple[KbsServer, ...] = ()
     token_header_limit: int = limits.TOKEN_HEADER
 

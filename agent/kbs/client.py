@@ -6,8 +6,9 @@ Who tries again, so that no two loops multiply:
 
 * ``auth`` asks each endpoint once, without pauses. The session begins whole handshakes again, with pauses.
 * ``attest`` is sent once, to the endpoint that made the session.
-* ``get`` is the only loop for resources, with pauses, until its deadline; within one round it asks each
-  endpoint once. ``agent.kbs.resources`` adds a fresh attestation after a refused token, and nothing else.
+* ``get`` is the only loop for resources, with pauses, for ``kbs.retry_for`` seconds or until its
+  deadline; within one round it asks each endpoint once. ``agent.kbs.resources`` adds a fresh attestation
+  after a refused token, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from agent.kbs.endpoints import ELSEWHERE, Endpoint, Endpoints
 from agent.kbs.headers import cookie_header, same_origin, session_cookie, session_life
 from agent.kbs.problems import classify, retry_after
 from agent.kbs.progress import Phase, begin
+from agent.kbs.retry import Trouble
 from agent.kbs.skew import explain
 from agent.kbs.transport import REDIRECTS, Answer, Call
 from agent.secret import Secret
@@ -93,6 +95,8 @@ class KbsClient:
         self._sleep = sleep
         self._chance = chance
         self._endpoints = Endpoints(settings, clock, chance, resolver, skew)
+        self.trouble = Trouble()
+        """Shared with the session that attests through this client."""
 
     async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, SessionRef]:
         """``POST /auth``, at the first endpoint in order of health that answers.
@@ -164,6 +168,7 @@ class KbsClient:
         async def ask(turn: Turn) -> Answer:
             return await self._fetch(turn, uri, token)
 
+        again = deadline.within(self._settings.retry_for)
         failed = 0
         heard: AgentError | None = None
         while True:
@@ -175,7 +180,7 @@ class KbsClient:
                 # Cut off before it could learn anything: what the try before it saw is the reason.
                 cut = heard is not None and given < limits.BREAKER_PATIENCE and deadline.remaining() <= 0
                 heard = heard if cut and heard is not None else error
-                pause = pause_within(failed, heard, self._chance, deadline.remaining())
+                pause = pause_within(self.trouble.failed(failed), heard, self._chance, again.remaining())
                 if pause is None:
                     raise heard from None
             else:
@@ -274,6 +279,7 @@ class KbsClient:
         else:
             result = "ok"
             endpoint.breaker.succeeded()
+            self.trouble.eased()
             return answer
         finally:
             if probe:

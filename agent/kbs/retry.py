@@ -41,3 +41,24 @@ class Backoff:
         bound = min(self.longest, self.first * 2.0 ** min(failed - 1, 32))
         asked = min(error.retry_after or 0.0, limits.RETRY_AFTER_MAX)
         return asked + chance() * bound
+
+
+class Trouble:
+    """How often a broker failed lately, over all requests to it.
+
+    A guest that boots has many requests to make. If each began with the shortest pause, a broker that comes
+    back would meet them all at once (docs/scale.md). So failures count on from request to request, at most
+    ``limits.RETRY_REMEMBERED``, and each exchange that went well takes one back.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def failed(self, here: int) -> int:
+        """One more try failed, the ``here``-th of its request; the number to make the pause from."""
+        self._failures = min(limits.RETRY_REMEMBERED, self._failures + 1)
+        return max(here, self._failures)
+
+    def eased(self) -> None:
+        """An exchange went well."""
+        self._failures = max(0, self._failures - 1)

@@ -19,6 +19,7 @@ from agent.errors import AgentError, ErrorCode
 from agent.flight import SingleFlight
 from agent.kbs.attempt import Attestation, Progress
 from agent.kbs.choice import pause_within
+from agent.kbs.retry import Trouble
 from agent.kbs.token import Held, KbsToken, refresh_due, wipe_when_dropped
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Session:
         endpoints: tuple[str, ...] = (),
         init_data: str | None = None,
         refresh_while_used: float = limits.TOKEN_REFRESH_WHILE_USED,
+        retry_for: float = limits.RETRY_FOR,
+        trouble: Trouble | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = _CHANCE,
     ) -> None:
@@ -68,6 +71,8 @@ class Session:
             metrics: of the daemon.
             endpoints: base URLs of the broker; they are part of :attr:`identity`.
             init_data: TOML text as measured, sent with every attestation.
+            retry_for: seconds in which a handshake that failed for a passing reason is begun again.
+            trouble: what is remembered of the broker's failures; the client's, which also takes it back.
             refresh_while_used: seconds after its last use a token is still renewed in the background; 0 for
                 never: then the first caller after its end waits for a new one.
             sleep: pauses between handshakes; injected in tests.
@@ -84,6 +89,8 @@ class Session:
         )
         self._clock = clock
         self._while_used = refresh_while_used
+        self._retry_for = retry_for
+        self._trouble = trouble or Trouble()
         self._sleep = sleep
         self._chance = chance
         self._flight: SingleFlight[str, KbsToken] = SingleFlight()
@@ -192,6 +199,7 @@ class Session:
         """
         self._work = asyncio.current_task()
         deadline = Deadline.after(self._clock, limits.ATTEST_DEADLINE)
+        again = deadline.within(self._retry_for)
         try:
             while True:
                 try:
@@ -201,8 +209,9 @@ class Session:
                 except AgentError as error:
                     self.last_failure = error.code
                     progress.failed(error)
-                    left = min(deadline.remaining(), progress.latest.remaining())
-                    pause = pause_within(progress.failures, error, self._chance, left)
+                    left = min(again.remaining(), progress.latest.remaining())
+                    failed = self._trouble.failed(progress.failures)
+                    pause = pause_within(failed, error, self._chance, left)
                     if pause is None:
                         raise
                     asked = min(error.retry_after or 0.0, limits.RETRY_AFTER_MAX)

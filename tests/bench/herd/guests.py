@@ -6,13 +6,14 @@ ended; or it yields PAUSE and until when. The flows read like the code they stan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.kbs.retry import Backoff
+from agent.kbs.retry import Backoff, Trouble
 from agent.kbs.token import refresh_due
 from tests.bench.herd.model import (
     ATTEST,
@@ -48,9 +49,6 @@ ERRORS: Final = {
 
 NEVER: Final = -1.0
 
-REMEMBERED: Final = 6
-"""Failures that a guest remembers at most, when it does."""
-
 UPSTREAM_HANDSHAKES: Final = 5
 UPSTREAM_PAUSE: Final = 1.0
 UPSTREAM_REQUEST: Final = 60.0
@@ -82,6 +80,10 @@ class Tries(Protocol):
     """When an agent tries again: seconds to pause, or NEVER."""
 
     @property
+    def lasts(self) -> float:
+        """Seconds in which a request may be begun again."""
+
+    @property
     def flight(self) -> float:
         """Seconds for all handshakes of one attestation."""
 
@@ -98,9 +100,10 @@ class Tries(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OurTries:
-    """The real :class:`agent.kbs.retry.Backoff`, until the deadline."""
+    """The real :class:`agent.kbs.retry.Backoff`, for ``limits.RETRY_FOR`` or until the deadline."""
 
     backoff: Backoff = field(default_factory=Backoff)
+    lasts: float = limits.RETRY_FOR
     flight: float = limits.ATTEST_DEADLINE
     request: float = limits.KBS_REQUEST
 
@@ -121,6 +124,7 @@ class OurTries:
 class UpstreamTries:
     """Five handshakes a second apart. A GET is repeated only after a 401, which this broker never says."""
 
+    lasts: float = math.inf
     flight: float = UPSTREAM_HANDSHAKES * (2 * UPSTREAM_REQUEST + UPSTREAM_PAUSE)
     request: float = UPSTREAM_REQUEST
 
@@ -140,7 +144,7 @@ class Policy:
     Attributes:
         tries: when to try again.
         keeps: one attestation serves all resources; else each resource has its own.
-        remembers: failures count on from request to request, each success takes one back.
+        remembers: failures count on from request to request (:class:`agent.kbs.retry.Trouble`).
     """
 
     tries: Tries
@@ -153,7 +157,7 @@ class Policy:
         return (3 * ROUND_TRIP, ROUND_TRIP, ROUND_TRIP if self.keeps else 3 * ROUND_TRIP)
 
 
-OURS: Final = Policy(OurTries(), keeps=True)
+OURS: Final = Policy(OurTries(), keeps=True, remembers=True)
 UPSTREAM: Final = Policy(UpstreamTries(), keeps=False)
 
 
@@ -161,12 +165,12 @@ class Guest:
     """One guest with its agent and workload."""
 
     __slots__ = (
-        "_failures",
         "_index",
         "_last_used",
         "_policy",
         "_scenario",
         "_tries",
+        "_trouble",
         "_usable_until",
         "_world",
     )
@@ -179,7 +183,7 @@ class Guest:
         self._tries = policy.tries
         self._usable_until = 0.0
         self._last_used = 0.0
-        self._failures = 0
+        self._trouble = Trouble()
 
     def workload(self) -> Flow:
         """All resources, one after another; what was fetched is kept."""
@@ -199,14 +203,14 @@ class Guest:
         if world.now >= self._usable_until and not (yield from self._attest(deadline)):
             return False
         self._last_used = world.now
-        failed = 0
+        failed, again = 0, min(deadline, world.now + tries.lasts)
         while True:
             ended = yield GET, min(deadline, world.now + tries.request)
             if ended == OK:
                 self._succeeded()
                 return True
             failed += 1
-            pause = tries.resource(self._failed(failed), ended, deadline - world.now, world.chance)
+            pause = tries.resource(self._failed(failed), ended, again - world.now, world.chance)
             if pause < 0:
                 return False
             yield PAUSE, world.now + pause
@@ -215,7 +219,7 @@ class Guest:
         """Handshakes until one succeeds or the tries or the time are used up (agent/kbs/session.py)."""
         world, tries = self._world, self._tries
         end = min(deadline, world.now + tries.flight)
-        failed = 0
+        failed, again = 0, min(end, world.now + tries.lasts)
         while True:
             ended = yield AUTH, min(end, world.now + tries.request)
             if ended == OK:
@@ -227,21 +231,17 @@ class Guest:
                 self._hold()
                 return True
             failed += 1
-            pause = tries.handshake(self._failed(failed), ended, end - world.now, world.chance)
+            pause = tries.handshake(self._failed(failed), ended, again - world.now, world.chance)
             if pause < 0:
                 return False
             yield PAUSE, world.now + pause
 
     def _succeeded(self) -> None:
-        if self._failures:
-            self._failures -= 1
+        self._trouble.eased()
 
     def _failed(self, failed: int) -> int:
         """How many failures count, after ``failed`` of this request."""
-        if not self._policy.remembers:
-            return failed
-        self._failures = min(REMEMBERED, self._failures + 1)
-        return max(failed, self._failures)
+        return self._trouble.failed(failed) if self._policy.remembers else failed
 
     def _hold(self) -> None:
         """Keep the token, and plan its renewal (agent/kbs/session.py, token.py)."""

@@ -109,8 +109,8 @@ def assumed() -> str:
             f"time to {one.workload_longest:g} s, and up to {model.WORKLOAD_SYNC:g} s more at random"
         ),
         "coco-agent": (
-            "one attestation for all resources. Handshakes and GETs are tried again until the caller's "
-            f"deadline (handshakes {limits.ATTEST_DEADLINE:g} s), after a pause at random between 0 and "
+            "one attestation for all resources. Handshakes and GETs are tried again for "
+            f"{limits.RETRY_FOR:g} s, at most until the caller's deadline, after a pause between 0 and "
             f"{limits.RETRY_FIRST_PAUSE:g} s, doubled each time to {limits.RETRY_LONGEST_PAUSE:g} s. A token "
             f"lives {limits.TOKEN_DEFAULT_LIFE:g} s; its renewal in the background counts"
         ),

@@ -95,6 +95,7 @@ class World:
         token_life: float = 300.0,
         algorithm: KeyAlgorithm = KeyAlgorithm.EC_P256,
         refresh_while_used: float = 300.0,
+        retry_for: float = 60.0,
     ) -> None:
         self.clock = FakeClock()
         self.broker = Broker(Settings(token_life=token_life), self.clock)
@@ -116,6 +117,7 @@ class World:
             chance=lambda: self.chance,
             endpoints=(ENDPOINT,),
             refresh_while_used=refresh_while_used,
+            retry_for=retry_for,
         )
 
     async def _sleep(self, seconds: float) -> None:

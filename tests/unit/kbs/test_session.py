@@ -351,6 +351,16 @@ async def test_a_lasting_outage_ends_with_its_reason_within_the_deadline(world: 
     assert len(world.client.deadlines) > 5
 
 
+async def test_by_default_the_reason_of_an_outage_is_told_after_ten_seconds() -> None:
+    world = World(retry_for=limits.RETRY_FOR)
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 100
+    began = world.clock.boot()
+    with pytest.raises(AgentError) as caught:
+        await world.session.token(soon(world, 50.0))
+    assert caught.value.code is ErrorCode.KBS_UNREACHABLE
+    assert 5 < world.clock.boot() - began <= limits.RETRY_FOR
+
+
 async def test_a_later_caller_gives_the_flight_more_time(world: World) -> None:
     world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 8
     world.client.gate.clear()
