@@ -58,13 +58,16 @@ class AttesterRole(Protocol):
     async def additional_evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
         """Compact JSON object of tee string to evidence, or ``b""`` when there are no devices."""
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         """For ``kbs``: JSON ``{"token": JWT, "tee_keypair": PEM}``.
 
         Args:
             token_type: ``kbs``.
             deadline: when the caller stops waiting.
             refused: SHA-256 of the JWT that the broker refused, which must not be given again; or empty.
+            session: also tell the broker's session, for a role of ours that may need it.
         """
 
     async def tee_type(self, deadline: Deadline) -> str:

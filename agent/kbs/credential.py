@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from agent.secret import Secret
+
+
+COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}", re.ASCII)
+"""What a session id may look like; Trustee's are 32 hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)

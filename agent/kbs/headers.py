@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.http import URL
+from agent.kbs.credential import COOKIE_VALUE
 from agent.kbs.skew import parse_date
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 COOKIE: Final = "kbs-session-id"
 
 _LOCATION: Final = re.compile(r"[!-\[\]-~]{1,4096}", re.ASCII)  # printable, no backslash
-_COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}", re.ASCII)  # Trustee: 32 hex digits
 
 
 def session_cookie(lines: tuple[str, ...]) -> str:
@@ -27,7 +27,7 @@ def session_cookie(lines: tuple[str, ...]) -> str:
     """
     for name, value, _ in reversed([_cookie_parts(line) for line in lines]):
         # T-KBS-71: it is sent back in a head line, so only short and harmless values are believed.
-        if name == COOKIE and _COOKIE_VALUE.fullmatch(value):
+        if name == COOKIE and COOKIE_VALUE.fullmatch(value):
             return value
     raise AgentError(ErrorCode.KBS_BAD_RESPONSE, "/auth gave no usable session cookie")
 

@@ -20,6 +20,7 @@ import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.kbs.credential import COOKIE_VALUE, SessionRef
 from agent.kbs.keys import TeeKey
 from agent.kbs.messages import jwt_payload, parse
 from agent.secret import Secret
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock, Deadline
     from agent.config.model import KeyAlgorithm
-    from agent.kbs.credential import SessionRef
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -149,9 +149,16 @@ class _Claims(msgspec.Struct, frozen=True):
     nbf: float | None = None
 
 
-class _Exported(msgspec.Struct, frozen=True):
+class _ExportedSession(msgspec.Struct, frozen=True):
+    cookie: str
+    endpoint: str
+    seconds: float
+
+
+class _Exported(msgspec.Struct, frozen=True, omit_defaults=True):
     token: str
     tee_keypair: str
+    session: _ExportedSession | None = None
 
 
 def held_token(jwt: Secret, key: TeeKey, clock: Clock) -> KbsToken:
@@ -172,10 +179,18 @@ def token_digest(jwt: Secret) -> bytes:
     return hashlib.sha256(jwt.reveal()).digest()
 
 
-def encode_token(token: KbsToken) -> Secret:
-    """GetToken's answer for type ``kbs``: JSON ``{"token", "tee_keypair"}`` (kbs_protocol.md 5.1)."""
+def encode_token(token: KbsToken, clock: Clock | None = None) -> Secret:
+    """GetToken's answer for type ``kbs``: JSON ``{"token", "tee_keypair"}`` (kbs_protocol.md 5.1).
+
+    With a clock also ``session``, for another role of ours: the broker's session and its seconds left.
+    """
+    session = None
+    if clock is not None and token.session is not None:
+        ref = token.session
+        cookie = ref.cookie.reveal().decode("ascii")
+        session = _ExportedSession(cookie, ref.endpoint, max(0.0, ref.until - clock.boot()))
     pem = token.key.pem().reveal().decode("ascii")
-    return Secret(msgspec.json.encode(_Exported(token.jwt.reveal().decode("ascii"), pem)))
+    return Secret(msgspec.json.encode(_Exported(token.jwt.reveal().decode("ascii"), pem, session)))
 
 
 def decode_token(body: bytes, clock: Clock) -> KbsToken:
@@ -204,7 +219,17 @@ def decode_token(body: bytes, clock: Clock) -> KbsToken:
     life = _life(claims, clock)
     if claims.exp is not None and claims.exp > clock.wall():
         life = min(life, claims.exp - clock.wall())
-    return KbsToken(jwt, key, clock.boot() + life)
+    return KbsToken(jwt, key, clock.boot() + life, session=_session(exported.session, clock))
+
+
+def _session(told: _ExportedSession | None, clock: Clock) -> SessionRef | None:
+    if told is None or not math.isfinite(told.seconds):
+        return None
+    # T-TOKEN-44: it becomes a head line, so what a broker's cookie may not hold is not believed here either.
+    if not COOKIE_VALUE.fullmatch(told.cookie):
+        return None
+    until = clock.boot() + min(max(0.0, told.seconds), limits.TOKEN_MAX_LIFE)
+    return SessionRef(Secret(told.cookie.encode("ascii")), told.endpoint, until)
 
 
 def _claims(jwt: Secret) -> _Claims:

@@ -151,15 +151,18 @@ class Front:
 
         return await self._run(call, "additional_evidence", work)
 
-    async def token(self, call: Call, token_type: str, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, call: Call, token_type: str, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         """A token; for ``kbs`` with the TEE's private key (kbs_protocol.md 5.1).
 
-        ``refused`` is the SHA-256 of a token that must not be given again, or empty.
+        ``refused`` is the SHA-256 of a token that must not be given again, or empty; ``session`` asks for the
+        broker's session, too.
         """
         return await self._run(
             call,
             "token",
-            lambda: self._need_attester().token(token_type, call.deadline, refused=refused),
+            lambda: self._need_attester().token(token_type, call.deadline, refused=refused, session=session),
         )
 
     async def tee_type(self, call: Call) -> str:

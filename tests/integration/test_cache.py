@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 JSON = {"Accept": "application/json"}
-KEPT = Cache((CacheRule("default/*/*", 300, 600),))
+KEPT = Cache((CacheRule("default/*/*", 300, 600),), negative_ttl=3)
 SHORT = Cache((CacheRule("default/*/*", 0.4, 600),), negative_ttl=0)
 PATH = "default/key/1"
 

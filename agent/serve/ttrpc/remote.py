@@ -172,9 +172,11 @@ class RemoteAttester(Remote):
         )
         return answer.Evidence
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         """See ``agent.roles.AttesterRole``. The Rust agent ignores ``refused``: it attests every time."""
-        request = aa.GetTokenRequest(TokenType=token_type, RefusedToken=refused)
+        request = aa.GetTokenRequest(TokenType=token_type, RefusedToken=refused, TellSession=session)
         answer = await self._ask(AA_SERVICE, request, aa.GetTokenResponse, deadline, method="GetToken")
         return Secret(answer.Token)
 
@@ -293,7 +295,7 @@ class RemoteTokens:
 
     async def _fetch(self, deadline: Deadline) -> KbsToken:
         refused = b"" if self._refused is None else token_digest(self._refused)
-        body = await self._attester.token("kbs", deadline, refused=refused)
+        body = await self._attester.token("kbs", deadline, refused=refused, session=True)
         token = decode_token(body.reveal(), self._clock)
         if token.jwt != self._refused:
             self._held = token

@@ -214,7 +214,9 @@ class _Attester:
         return aa.GetEvidenceResponse(Evidence=evidence)
 
     async def token(self, call: Call, request: aa.GetTokenRequest) -> Message:
-        token = await self._front.token(call, request.TokenType, refused=request.RefusedToken)
+        token = await self._front.token(
+            call, request.TokenType, refused=request.RefusedToken, session=request.TellSession
+        )
         return aa.GetTokenResponse(Token=token.reveal())
 
     async def extend(self, call: Call, request: aa.ExtendRuntimeMeasurementRequest) -> Message:

@@ -39,7 +39,6 @@ class Row:
         pinned: with the broker's key pinned.
         named: with a host name in the broker's URL.
         spares_tokens: who asks for a token gets one.
-        together: only when one process holds all roles.
     """
 
     fault: str
@@ -51,7 +50,6 @@ class Row:
     pinned: bool = False
     named: bool = False
     spares_tokens: bool = False
-    together: bool = False
 
     @property
     def id(self) -> str:
@@ -205,7 +203,7 @@ ROWS: tuple[Row, ...] = (
     Row("token that has expired", "attest", _C.TOKEN_REJECTED,
         _endpoint("attest", Fault(Kind.EXPIRED_TOKEN)), spares_tokens=True),
     Row("token of 200 KiB", "attest", None,
-        _endpoint("attest", Fault(Kind.HUGE_TOKEN, size=200 * limits.KIB)), together=True),
+        _endpoint("attest", Fault(Kind.HUGE_TOKEN, size=200 * limits.KIB))),
     Row("evidence hangs", "TEE", _C.EVIDENCE_TIMEOUT, _evidence_hangs),
     Row("evidence fails", "TEE", _C.EVIDENCE_FAILED, _evidence_fails, says="sample"),
     # --- the release ---
@@ -261,10 +259,10 @@ REST resource and token; GetResource, UnsealSecret, UnWrapKey and GetToken over 
 comes within the caller's deadline, holds no secret, leaves no memory, task or descriptor behind, and
 the next good request works. What to do about a code: [errors.md](errors.md).
 
-A fault that may pass is tried again until the caller's deadline: callers see it only if it lasts.
+A fault that may pass is tried again for `kbs.retry_for` (10 s), at most until the caller's
+deadline: callers see it only if it lasts.
 A token needs no resource: faults at *resource* leave GetToken alone. A token that the broker refuses,
-such as one that has expired, GetToken hands out as the broker issued it. A hub in a process of its own
-(`confidential-data-hub`) has no session cookie to use instead of a huge token: KBS_BAD_RESPONSE.
+such as one that has expired, GetToken hands out as the broker issued it.
 """
 
 

@@ -181,7 +181,7 @@ async def matrix(request: pytest.FixtureRequest) -> AsyncIterator[Matrix]:
         yield result
 
 
-CASES = [(name, form) for name, row in sorted(ALL.items()) for form in FORMS[: 1 if row.together else 2]]
+CASES = [(name, form) for name in sorted(ALL) for form in FORMS]
 every_row = pytest.mark.parametrize(("row", "form"), CASES)
 
 

@@ -79,7 +79,9 @@ class Roles:
         await self._ask(deadline, "additional_evidence", runtime_data)
         return b""
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         await self._ask(deadline, "token", token_type)
         return Secret(b'{"token":"a.b.c","tee_keypair":"PEM"}')
 

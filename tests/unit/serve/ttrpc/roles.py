@@ -69,7 +69,9 @@ class Role:
     async def additional_evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
         return await self._serve("additional_evidence", runtime_data)
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         return Secret(await self._serve("token", token_type))
 
     async def tee_type(self, deadline: Deadline) -> str:
