@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit integration bench generate lock clean
+.PHONY: help demo test lint types unit integration bench scale generate lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,8 +32,11 @@ unit: $(READY) ## Tests without a network, in random order
 integration: $(READY) ## Real sockets, real programs
 	$(BIN)/python -X dev -m pytest tests/integration
 
-bench: $(READY) ## Start time, memory, requests per attestation
+bench: $(READY) ## Speed, memory and a pod's boot against upstream's cost model; writes bench.json
 	@$(BIN)/python -m tests.bench
+
+scale: $(READY) ## Simulate a thundering herd; rewrite the figures of docs/scale.md
+	@$(BIN)/python -m tests.bench.herd
 
 generate: $(READY) ## Rebuild generated files: protobuf code, docs/errors.md, docs/configuration.md
 	$(BIN)/python scripts/generate.py

@@ -32,7 +32,7 @@ class LocalAttester:
 
         Raises:
             AgentError: NO_TEE, SAMPLE_REFUSED, TEE_NOT_SUPPORTED, EVIDENCE_FAILED, INVALID_REQUEST (too long
-                for the TEE), DEADLINE_EXCEEDED.
+                for the TEE), EVIDENCE_TIMEOUT.
         """
         return await self._evidence.primary(runtime_data, deadline)
 
@@ -44,7 +44,9 @@ class LocalAttester:
         """
         return await self._evidence.additional(runtime_data, deadline)
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         """JSON ``{"token": JWT, "tee_keypair": PEM}`` for the type ``kbs``, the only one.
 
         A caller in another process whose token the broker refused says so with ``refused``, the JWT's
@@ -61,7 +63,7 @@ class LocalAttester:
         held = await self._tokens.token(deadline)
         if refused and token_digest(held.jwt) == refused:
             held = await self._tokens.token(deadline, refused=held)
-        return encode_token(held)
+        return encode_token(held, deadline.clock if session else None)
 
     async def tee_type(self, deadline: Deadline) -> str:
         """Wire string of the primary TEE; never one that is not there.

@@ -21,10 +21,12 @@ from agent.hub.hub import Hub
 from agent.kbs.client import KbsClient
 from agent.kbs.resources import ResourceClient
 from agent.kbs.session import Session
+from agent.kbs.skew import ClockSkew
 from agent.observe.audit import Audit
 from agent.observe.health import Health
 from agent.observe.metrics import Metrics
 from agent.observe.redact import ResourceNames
+from agent.serve.control import control_services
 from agent.serve.front import Front
 from agent.serve.rest.app import build_app
 from agent.serve.rest.listen import bind_tcp, serve
@@ -98,6 +100,8 @@ class Daemon:
         self._init_data = init_data
         self._stops = _Stops()
         self._clients: dict[Kbs, KbsClient] = {}
+        self._skew = ClockSkew(self._clock)
+        self.metrics.watch_clock(self._skew.offset)
         self._rest_url = ""
         self.session: Session | None = None
         self.evidence = evidence
@@ -113,6 +117,8 @@ class Daemon:
             metrics=self.metrics,
             audit=Audit(ResourceNames(config.observe.log_resource_names)),
             clock=self._clock,
+            kept=self.hub.kept if isinstance(self.hub, Hub) else None,
+            changed=self.hub.invalidate if isinstance(self.hub, Hub) else None,
         )
 
     # --- building ---------------------------------------------------------------------------------
@@ -120,7 +126,7 @@ class Daemon:
         """One client, so one pool of connections, per broker."""
         client = self._clients.get(settings)
         if client is None:
-            client = self._clients[settings] = KbsClient(settings, self._clock, self.metrics)
+            client = self._clients[settings] = KbsClient(settings, self._clock, self.metrics, skew=self._skew)
             self._stops.actions.append(client.close)
         return client
 
@@ -130,13 +136,18 @@ class Daemon:
                 raise AssertionError("the attester role has an evidence source")
             settings = self.config.attester
             if settings.kbs.url:
+                client = self._client(settings.kbs)
                 self.session = Session(
-                    self._client(settings.kbs),
+                    client,
                     self.evidence,
                     settings.key_algorithm,
                     self._clock,
                     self.metrics,
+                    endpoints=tuple(server.url for server in settings.kbs.servers()),
                     init_data=self._init_data,
+                    refresh_while_used=settings.refresh_while_used,
+                    retry_for=settings.kbs.retry_for,
+                    trouble=client.trouble,
                 )
                 self._stops.actions.append(self.session.close)
                 self.metrics.watch_token(self.session.seconds_left)
@@ -152,13 +163,20 @@ class Daemon:
             settings = self.config.hub
             resources = None
             if settings.kbs.url:
-                resources = ResourceClient(self._client(settings.kbs), self._tokens(), self.metrics)
-            return Hub(settings, resources, self.metrics)
+                client = self._client(settings.kbs)
+                resources = ResourceClient(client, self._tokens(), self.metrics, self._skew)
+            hub = Hub(settings, resources, self.metrics, clock=self._clock, identity=self._identity)
+            self._stops.actions.append(hub.close)
+            return hub
         if Role.GATEWAY in self.roles:
             remote = RemoteHub(self.config.gateway.cdh_address)
             self._stops.actions.append(remote.close)
             return remote
         return None
+
+    def _identity(self) -> str:
+        """What the broker judges this guest by; empty while nothing is known."""
+        return "" if self.session is None else self.session.identity
 
     def _tokens(self) -> TokenSource:
         if self.session is not None:
@@ -179,6 +197,7 @@ class Daemon:
                 await self._serve_ttrpc(self.config.attester.socket, aa_services(self.front))
             if Role.HUB in self.roles:
                 await self._serve_ttrpc(self.config.hub.socket, cdh_services(self.front))
+                await self._serve_control()
             if Role.GATEWAY in self.roles:
                 await self._serve_rest()
         except BaseException:
@@ -208,6 +227,16 @@ class Daemon:
 
         self._stops.actions.append(stop)
         log.info("listening", extra={"address": address})
+
+    async def _serve_control(self) -> None:
+        """The operator's socket; a guest that cannot have it serves all the same."""
+        address = self.config.control.socket
+        if not address or not isinstance(self.hub, Hub):
+            return
+        try:
+            await self._serve_ttrpc(address, control_services(self.front, self.hub.resources))
+        except AgentError as error:
+            log.warning("no control socket", extra={"code": error.code.name, "detail": error.detail})
 
     async def _serve_rest(self) -> None:
         settings = self.config.gateway

@@ -73,8 +73,8 @@ def _broker(rest: int, rpc: RpcCode, message: str, hint: str, *, retry: bool = F
     return Meaning(Fault.BROKER, rest, rpc, message, hint, retry)
 
 
-def _hardware(rpc: RpcCode, message: str, hint: str, *, retry: bool = False) -> Meaning:
-    return Meaning(Fault.HARDWARE, 503, rpc, message, hint, retry)
+def _hardware(rpc: RpcCode, message: str, hint: str, *, rest: int = 503, retry: bool = False) -> Meaning:
+    return Meaning(Fault.HARDWARE, rest, rpc, message, hint, retry)
 
 
 _R = RpcCode
@@ -264,6 +264,14 @@ class ErrorCode(enum.Enum):
         "The log names the phase that used the time. Raise the caller's deadline or look at that phase.",
         retry=True,
     )
+    GUEST_EXHAUSTED = _guest(
+        503,
+        _R.RESOURCE_EXHAUSTED,
+        "This guest has no file descriptors or memory left for the request.",
+        "Too many connections are open, or the guest is too small. Look for callers that keep connections; "
+        "raise the limit of open files (ulimit -n) or the guest's memory.",
+        retry=True,
+    )
     INTERNAL = _guest(
         500,
         _R.INTERNAL,
@@ -391,6 +399,34 @@ class ErrorCode(enum.Enum):
         retry=True,
     )
 
+    KBS_TIMEOUT = _broker(
+        504,
+        _R.DEADLINE_EXCEEDED,
+        "The key broker took the connection and did not answer in time.",
+        "The broker is overloaded or hangs; see its log. Raise the caller's deadline if it is only slow.",
+        retry=True,
+    )
+    KBS_TLS_TIMEOUT = _broker(
+        504,
+        _R.DEADLINE_EXCEEDED,
+        "The TLS handshake with the key broker did not end in time.",
+        "Something takes connections and speaks no TLS: a wrong port, a proxy, an overloaded broker.",
+        retry=True,
+    )
+    APPRAISAL_TIMEOUT = _broker(
+        504,
+        _R.DEADLINE_EXCEEDED,
+        "The key broker did not finish judging this guest's evidence in time.",
+        "Appraisal fetches vendor collateral, which can be slow or rate limited; see the broker's log.",
+        retry=True,
+    )
+    CLOCK_SKEW = _broker(
+        502,
+        _R.FAILED_PRECONDITION,
+        "The clocks of this guest and of the key broker differ too much.",
+        "The log has the offset in seconds. Set the guest's clock, or the broker's.",
+    )
+
     # --- hardware -----------------------------------------------------------------------------
     NO_TEE = _hardware(
         _R.FAILED_PRECONDITION,
@@ -407,6 +443,13 @@ class ErrorCode(enum.Enum):
         _R.FAILED_PRECONDITION,
         "Sample evidence is refused in this guest.",
         "Sample evidence proves nothing. Only attester.allow_sample = true in agent.toml permits it.",
+    )
+    EVIDENCE_TIMEOUT = _hardware(
+        _R.DEADLINE_EXCEEDED,
+        "The TEE did not produce evidence in time.",
+        "The log names the device. A quoting service that hangs, or a vendor library, is the usual cause.",
+        rest=504,
+        retry=True,
     )
     EVIDENCE_FAILED = _hardware(
         _R.UNAVAILABLE,
@@ -429,13 +472,22 @@ class AgentError(Exception):
         code: the closed code.
         detail: operator-only cause, for the guest's log. Never holds a secret, token, key or body.
         problem: last part of the KBS problem ``type``, when the broker sent one.
+        retry_after: seconds the broker asked us to wait, when it did (429, 503).
     """
 
-    def __init__(self, code: ErrorCode, detail: str = "", *, problem: str | None = None) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        detail: str = "",
+        *,
+        problem: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
         self.problem = problem
+        self.retry_after = retry_after
 
     @property
     def message(self) -> str:

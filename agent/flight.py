@@ -48,7 +48,8 @@ class SingleFlight(Generic[K, V]):
             task.add_done_callback(lambda done: self._landed(key, done))
         self._waiting[key] += 1
         try:
-            async with deadline.limit(phase):
+            # A backstop: work that keeps a deadline of its own, mostly this very one, says what it waits for.
+            async with deadline.backstop(phase):
                 return await asyncio.shield(task)
         finally:
             self._leave(key, task)

@@ -7,6 +7,7 @@ sides of each seam satisfy the protocols below, so nothing above them knows the 
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +23,32 @@ class MeasurementResult(enum.IntEnum):
     NOT_ENABLED = 2
 
 
+class Freshness(enum.Enum):
+    """Where a resource came from; the value is what ``X-Cache`` says."""
+
+    HIT = "HIT"
+    """Kept from an earlier answer of the broker, within its time."""
+    MISS = "MISS"
+    """Asked for just now."""
+    STALE = "STALE"
+    """Kept, past its time; the broker cannot be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A resource and how fresh it is.
+
+    Attributes:
+        secret: the plaintext; the caller's own copy.
+        freshness: where it came from.
+        age: seconds since the broker was asked for it; 0 for MISS.
+    """
+
+    secret: Secret
+    freshness: Freshness = Freshness.MISS
+    age: float = 0.0
+
+
 class AttesterRole(Protocol):
     """Evidence, tokens and measurements of this guest."""
 
@@ -31,13 +58,16 @@ class AttesterRole(Protocol):
     async def additional_evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
         """Compact JSON object of tee string to evidence, or ``b""`` when there are no devices."""
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         """For ``kbs``: JSON ``{"token": JWT, "tee_keypair": PEM}``.
 
         Args:
             token_type: ``kbs``.
             deadline: when the caller stops waiting.
             refused: SHA-256 of the JWT that the broker refused, which must not be given again; or empty.
+            session: also tell the broker's session, for a role of ours that may need it.
         """
 
     async def tee_type(self, deadline: Deadline) -> str:
@@ -63,8 +93,14 @@ class AttesterRole(Protocol):
 class HubRole(Protocol):
     """What the guest hands out after attestation."""
 
-    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
-        """Plaintext of the resource at a ``kbs://`` URI."""
+    async def get_resource(self, uri: str, deadline: Deadline, *, refresh: bool = False) -> Fetched:
+        """The resource at a ``kbs://`` URI.
+
+        Args:
+            uri: which.
+            deadline: when the caller stops waiting.
+            refresh: ask the broker, whatever is kept; never STALE.
+        """
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
         """Plaintext of a sealed secret."""

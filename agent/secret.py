@@ -23,6 +23,10 @@ class Secret:
         """A copy of the plaintext, to be handed to the wire or to a cipher and then dropped."""
         return bytes(self._value)
 
+    def copy(self) -> Secret:
+        """Another secret with the same value, which lives and is wiped on its own."""
+        return Secret(self._value)
+
     def wipe(self) -> None:
         """Overwrite the held copy with zeros and forget it."""
         self._value[:] = bytes(len(self._value))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent.clock import Deadline, SystemClock
 from agent.config import limits
-from agent.config.model import AA_SOCKET, CDH_SOCKET
+from agent.config.model import AA_SOCKET, CDH_SOCKET, CONTROL_SOCKET
 from agent.errors import AgentError, ErrorCode
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Awaitable, Callable
 
+    from agent.serve.control import RemoteControl
     from agent.serve.ttrpc.remote import RemoteAttester, RemoteHub
 
 T = TypeVar("T")
@@ -29,6 +30,11 @@ def add_hub_options(parser: ArgumentParser) -> None:
 def add_attester_options(parser: ArgumentParser) -> None:
     """``--socket`` and ``--timeout`` for commands that talk to the attester."""
     _add_options(parser, AA_SOCKET, "attestation agent")
+
+
+def add_control_options(parser: ArgumentParser) -> None:
+    """``--socket`` and ``--timeout`` for commands that talk to the control socket."""
+    _add_options(parser, CONTROL_SOCKET, "agent's control")
 
 
 def _add_options(parser: ArgumentParser, socket: str, who: str) -> None:
@@ -83,6 +89,26 @@ def ask_attester(
             return await question(attester, Deadline.after(SystemClock(), timeout))
         finally:
             await attester.close()
+
+    return asyncio.run(ask())
+
+
+def ask_control(
+    socket: str, timeout: float, question: Callable[[RemoteControl, Deadline], Awaitable[T]]
+) -> T:
+    """Ask the control socket one question.
+
+    Raises:
+        AgentError: what it answered, or ROLE_UNREACHABLE.
+    """
+    from agent.serve.control import RemoteControl  # noqa: PLC0415  # keeps --help light
+
+    async def ask() -> T:
+        control = RemoteControl(socket)
+        try:
+            return await question(control, Deadline.after(SystemClock(), timeout))
+        finally:
+            await control.close()
 
     return asyncio.run(ask())
 

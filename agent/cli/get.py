@@ -21,10 +21,10 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Fetch and write the plaintext."""
-    secret = connect.ask_hub(
+    fetched = connect.ask_hub(
         arguments.socket,
         arguments.timeout,
         lambda hub, deadline: hub.get_resource(arguments.uri, deadline),
     )
-    connect.write_output(secret.reveal(), arguments.output)
+    connect.write_output(fetched.secret.reveal(), arguments.output)
     return text.EXIT_OK

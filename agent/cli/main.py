@@ -77,6 +77,12 @@ COMMANDS = (
         "coco-agent info",
     ),
     Command(
+        "cache",
+        "agent.cli.cache",
+        "list or drop resources the running agent keeps in memory",
+        "coco-agent cache list",
+    ),
+    Command(
         "explain",
         "agent.cli.explain",
         "print cause and next step of an error code",

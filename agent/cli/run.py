@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from agent.daemon import ALL_ROLES, Daemon, Role
 from agent.hardening import harden
 from agent.observe.logs import setup
+from agent.observe.reports import LoopReports
 
 if TYPE_CHECKING:
     from agent.config.model import Config
@@ -31,6 +32,7 @@ def run_daemon(config: Config, roles: frozenset[Role] = ALL_ROLES, *, init_data:
 async def _serve(daemon: Daemon) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(LoopReports())
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stopped.set)
     await daemon.start()

@@ -101,6 +101,11 @@ def collect(inputs: Inputs) -> tuple[Settings, Report]:
 
 def _agent_broker(document: Document, settings: Settings, report: Report) -> None:
     """agent.toml's ``[kbs]``: it stands for a hub's file where there is none."""
+    for role in ("attester.kbs", "hub.kbs"):
+        # Of several endpoints the first one stands for the broker where nothing else names it.
+        if not settings.has(f"{role}.url") and (servers := settings.servers(f"{role}.endpoints")):
+            origin = Origin(Source.FILE, document.path)
+            settings.put(f"{role}.url", servers[0].url, origin, "kbs.endpoints")
     if settings.has("hub.kbs.url") and "hub.kbc" not in settings.given:
         origin = Origin(Source.FILE, document.path)
         settings.put("hub.kbc", CC_KBC, origin, "kbs.url")

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agent.config import kinds
+from agent.config import cache_kinds, endpoint_kinds, kinds
 
 if TYPE_CHECKING:
     from agent.config.kinds import Kind
@@ -98,9 +98,13 @@ def _ours(name: str, kind: Kind, example: str, meaning: str, *fields: str, **fla
 
 _PEM_EXAMPLE: Final = '"""-----BEGIN CERTIFICATE-----\\nMAA=\\n-----END CERTIFICATE-----\\n"""'
 _PIN_EXAMPLE: Final = '["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]'
+_ENDPOINTS_EXAMPLE: Final = (
+    f'[{{ url = "https://kbs-1.example:8080", pins = {_PIN_EXAMPLE} }}, {{ url = "https://kbs-2.example" }}]'
+)
 _CREDENTIAL_EXAMPLE: Final = (
     '[{ path = "/run/confidential-containers/cdh/kbs/aws", resource_uri = "kbs:///default/aws/key" }]'
 )
+_RULES_EXAMPLE: Final = '[{ pattern = "default/*/*", ttl = 300, max_stale = 600 }]'
 _PROXY_EXAMPLE: Final = '"http://10.0.0.1:3128"'
 _REGISTRIES: Final = '{ unqualified-search-registries = ["docker.io"] }'
 
@@ -178,11 +182,24 @@ _AGENT: Final = (
     _ours("kbs.connect_timeout", kinds.SECONDS, "5", "connection set-up", *_both("connect_timeout")),
     _ours("kbs.request_timeout", kinds.SECONDS, "20", "one exchange with the broker",
           *_both("request_timeout")),
+    _ours("kbs.retry_for", kinds.SPAN, "30",
+          "how long a request is tried again while the broker cannot be reached or is busy, at most until "
+          "the caller's deadline; 0: not at all", *_both("retry_for")),
+    _ours("kbs.endpoints", endpoint_kinds.ENDPOINTS, _ENDPOINTS_EXAMPLE,
+          "all endpoints of the broker, in order of preference, each with pins or certificates of its own or "
+          "with those of `kbs`; for a role whose broker is one of them, or that has no broker",
+          *_both("endpoints"), trust=True),
+    _ours("kbs.token_header_limit", kinds.COUNT, "8192",
+          "bytes of a token above which the session cookie of the attestation is sent for it",
+          *_both("token_header_limit")),
     _ours("attester.allow_sample", kinds.FLAG, "true",
           "without a TEE, make evidence that proves nothing; for laptops and tests only",
           "attester.allow_sample", trust=True),
     _ours("attester.sample_device", kinds.FLAG, "true",
           "also offer the sample device; needs `allow_sample`", "attester.sample_device", trust=True),
+    _ours("attester.refresh_while_used", kinds.SPAN, "600",
+          "how long after its last use the token is still renewed in the background; 0: never, so that "
+          "the first request after its end waits for a new one", "attester.refresh_while_used"),
     _ours("hub.offline_stores", kinds.PATHS, '["/etc/store.json"]',
           "JSON stores of `offline_fs_kbc`; later ones override", "hub.offline_stores", trust=True),
     _ours("sealed_secret.trusted_kids", kinds.NAMES, '["kbs:///default/signing-key/"]',
@@ -190,6 +207,18 @@ _AGENT: Final = (
           "hub.sealed.trusted_kids", trust=True),
     _ours("sealed_secret.key_dir", kinds.PATH, '"/etc/coco-agent/sealed-secret"',
           "folder of local public JWK files", "hub.sealed.key_dir", trust=True),
+    _ours("cache.rules", cache_kinds.RULES, _RULES_EXAMPLE,
+          "which resources are kept in memory, and how long: the first pattern that matches decides, `*` "
+          "stays within its segment; for `max_stale` seconds longer while the broker cannot be reached",
+          "hub.cache.rules", trust=True),
+    _ours("cache.max_entries", kinds.COUNT, "100", "resources kept at most", "hub.cache.max_entries"),
+    _ours("cache.max_bytes", kinds.COUNT, "1048576", "bytes of plaintext kept at most",
+          "hub.cache.max_bytes"),
+    _ours("cache.negative_ttl", cache_kinds.PAUSE, "3",
+          "how long a \"not found\" or \"denied\" is remembered; 0: the broker is always asked",
+          "hub.cache.negative_ttl"),
+    _ours("control.socket", cache_kinds.CONTROL, '"unix:///run/control.sock"',
+          "socket of `coco-agent cache`, for root; empty: none", "control.socket"),
     _ours("gateway.bind", kinds.BIND, '"127.0.0.1:9000"', "REST address; IPv6 in brackets", "gateway.bind"),
     _ours("gateway.features", kinds.FEATURES, '"all"', "which REST routes exist", "gateway.features"),
     _ours("gateway.compat_status", kinds.FLAG, "true", "answer every backend failure with 500, as upstream",

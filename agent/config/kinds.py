@@ -62,9 +62,14 @@ _NAMES: Final[Mapping[type, str]] = {
 }
 
 
+def type_name(value: object) -> str:
+    """What a value is, for a refusal."""
+    return _NAMES.get(type(value), "another type")
+
+
 def wrong_type(expected: str, value: object) -> Refused:
     """The refusal of a value of another type."""
-    return Refused(f"expected {expected}, found {_NAMES.get(type(value), 'another type')}")
+    return Refused(f"expected {expected}, found {type_name(value)}")
 
 
 def read_text(value: object) -> str:
@@ -112,12 +117,19 @@ def _read_seconds(value: object) -> float:
     return float(value)
 
 
+def _read_span(value: object) -> float:
+    if not isinstance(value, bool) and value == 0:
+        return 0.0
+    return _read_seconds(value)
+
+
 def read_texts(value: object) -> tuple[str, ...]:
     """An array of strings, bounded."""
-    return tuple(read_text(item) for item in _items(value))
+    return tuple(read_text(item) for item in read_items(value))
 
 
-def _items(value: object) -> list[object]:
+def read_items(value: object) -> list[object]:
+    """An array, bounded."""
     if not isinstance(value, list):
         raise wrong_type("an array", value)
     if len(value) > limits.CONFIG_MAX_ITEMS:
@@ -280,7 +292,7 @@ def _read_paths(value: object) -> tuple[str, ...]:
 
 
 def _read_credentials(value: object) -> tuple[Credential, ...]:
-    return tuple(_credential(number, item) for number, item in enumerate(_items(value), start=1))
+    return tuple(_credential(number, item) for number, item in enumerate(read_items(value), start=1))
 
 
 def _credential(number: int, item: object) -> Credential:
@@ -325,6 +337,7 @@ FLAG: Final = Kind("boolean", _read_flag)
 PCR: Final = Kind("integer, 0 to 23", _read_pcr)
 COUNT: Final = Kind("integer", _read_count)
 SECONDS: Final = Kind("number of seconds", _read_seconds)
+SPAN: Final = Kind("number of seconds, or 0", _read_span)
 TEXTS: Final = Kind("array of strings", read_texts)
 NAMES: Final = Kind("array of strings", _read_names)
 PEM: Final = Kind("string, PEM", read_pem)

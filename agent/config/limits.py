@@ -75,6 +75,16 @@ KBS_CONNECTIONS: Final = 32
 KBS_MAX_HEADERS: Final = 64
 """Head lines of one answer; Trustee sends five, proxies add a dozen."""
 
+KBS_MAX_ENDPOINTS: Final = 16
+"""Endpoints of one broker: replicas behind names of their own, a handful."""
+
+TOKEN_HEADER: Final = 32 * KIB
+"""Token up to which a request carries it. Common servers take heads of 8 to 64 KiB; an ordinary token has 2
+to 6, one with much device evidence 170."""
+
+TOKEN_HEADER_SMALL: Final = 4 * KIB
+"""Up to this, every server takes a token: a 400 or a reset has another reason than its size."""
+
 # --- files -----------------------------------------------------------------------------------------
 CONFIG_MAX_FILE: Final = 2 * MIB
 """A configuration file; init-data as a whole travels in one annotation."""
@@ -99,6 +109,40 @@ OFFLINE_STORE_MAX: Final = 16 * MIB
 
 JWK_MAX: Final = 64 * KIB
 """A public key file or resource."""
+
+# --- resource cache --------------------------------------------------------------------------------
+CACHE_ENTRIES: Final = 1024
+"""Resources kept, unless configured otherwise; a pod uses dozens."""
+
+CACHE_BYTES: Final = 16 * MIB
+"""Their plaintext together, unless configured otherwise: one resource of the largest size."""
+
+CACHE_REFUSALS: Final = 512
+"""Refusals remembered; a caller that tries names must not fill the memory."""
+
+CACHE_SPELLINGS: Final = 1024
+"""Spellings of resource names known without parsing them again."""
+
+CACHE_PATTERN: Final = 1 * KIB
+"""Characters of one pattern in a cache rule."""
+
+CACHE_NEGATIVE: Final = 0.0
+"""Seconds a refusal is remembered. As upstream not at all: a corrected policy is seen to work at once."""
+
+CACHE_NEGATIVE_MAX: Final = 60.0
+"""The longest time a refusal can be remembered, in seconds: a policy that was corrected works soon."""
+
+CACHE_MAX_TTL: Final = 24 * 3600.0
+"""The longest ``ttl`` and ``max_stale``, in seconds: a revoked resource is gone within two days."""
+
+CACHE_STALE_PATIENCE: Final = 3.0
+"""Seconds the broker has to answer when a kept copy may stand in for it."""
+
+FETCH_MARGIN: Final = 1.0
+"""Seconds a caller must have left to fetch again what somebody with less time could not."""
+
+CONTROL_LIST: Final = 3 * MIB
+"""Names in one list of kept resources; an answer ends at TTRPC_MAX_BODY."""
 
 # --- time, in seconds ------------------------------------------------------------------------------
 RPC_DEADLINE: Final = 50.0
@@ -125,6 +169,36 @@ TOKEN_DEFAULT_LIFE: Final = 300.0
 TOKEN_MAX_LIFE: Final = 24 * 3600.0
 """A token is never held longer, whatever it says."""
 
+SKEW_LARGE: Final = 60.0
+"""Seconds between guest's and broker's clock from which the clock is blamed: the leeway Trustee grants."""
+
+SKEW_SAMPLES: Final = 5
+"""Answers whose dates are remembered."""
+
+RELEASED: Final = 1_788_220_800.0
+"""2026-09-01: this release was not there before, so a clock that shows less is wrong."""
+
+BREAKER_FIRST_PAUSE: Final = 2.0
+"""Longest first pause of an endpoint that fails, when there is another to ask; doubled each time."""
+
+BREAKER_LONGEST_PAUSE: Final = 30.0
+"""Longest pause between probes of an endpoint that fails."""
+
+BREAKER_PATIENCE: Final = 1.0
+"""An exchange that had less time than this says nothing about an endpoint that is slow."""
+
+KBS_CONNECT_FIRST: Final = 3.0
+"""Connection set-up while there is another endpoint to try."""
+
+SESSION_MARGIN: Final = 2.0
+"""A session of the broker is not used in its last seconds: the way there takes time."""
+
+SESSION_MAX_LIFE: Final = 24 * 3600.0
+"""A session is never taken for longer-lived, whatever its cookie says."""
+
+SESSION_LIFE: Final = 300.0
+"""Life of the broker's session when its cookie names none: Trustee's default, counted from /auth."""
+
 STOP_GRACE: Final = 3.0
 """Time for requests under way when the daemon stops."""
 
@@ -142,17 +216,39 @@ EXTEND_DEADLINE: Final = 10.0
 """Seconds for a measurement, as upstream's hub waits (kata_integration.md 2.1)."""
 
 # --- tries -----------------------------------------------------------------------------------------
+BREAKER_FAILURES: Final = 3
+"""Failures in a row after which another endpoint is asked first: one or two are a restart."""
+
 RESOURCE_ATTESTATIONS: Final = 1
 """Fresh attestations one resource request may cause after a refused token."""
 
-ATTEST_TRIES: Final = 4
-"""Handshakes one flight may start: with the pauses about 2 s, which covers a broker's restart."""
+TOKEN_REFRESH_AT: Final = 0.8
+"""Share of a token's life after which it is renewed in the background (user_pains.md row 3)."""
 
-ATTEST_FIRST_PAUSE: Final = 0.25
-"""Seconds before the second handshake, doubled each time; half to all of it at random."""
+TOKEN_REFRESH_SPREAD: Final = 0.1
+"""That share varies by this much either way, at random: guests that boot together do not renew together."""
 
-TOKEN_REFRESH_AT: Final = 0.75
-"""Share of a token's usable life after which it is renewed in the background (user_pains.md row 3)."""
+TOKEN_REFRESH_WHILE_USED: Final = 300.0
+"""Seconds after its last use a token is still renewed in the background: an idle guest makes no quotes."""
 
 TOKEN_REFRESH_PAUSE: Final = 15.0
 """Seconds between background renewals that fail."""
+
+RETRY_FOR: Final = 10.0
+"""Seconds a failed request is tried again by default: a broker's restart, not a pod's patience."""
+
+RETRY_FIRST_PAUSE: Final = 1.0
+"""Upper bound of the first pause between tries, in seconds; doubled each time. With a quarter of it, guests
+that meet a full broker send a fifth more requests and are served no sooner (docs/scale.md)."""
+
+RETRY_REMEMBERED: Final = 6
+"""Failures that count on from request to request: the pause they lead to is the longest one."""
+
+RETRY_LONGEST_PAUSE: Final = 15.0
+"""Upper bound of any pause between tries, in seconds: a broker that is back is found soon."""
+
+RETRY_LEAST: Final = 0.25
+"""Seconds a caller must have left for another try."""
+
+RETRY_AFTER_MAX: Final = 60.0
+"""Longest ``Retry-After`` that is believed, in seconds."""

@@ -8,7 +8,7 @@ path through these structs (``hub.kbc.url``).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RUN_DIR: Final = "/run/confidential-containers"
 AA_SOCKET: Final = f"unix://{RUN_DIR}/attestation-agent/attestation-agent.sock"
 CDH_SOCKET: Final = f"unix://{RUN_DIR}/cdh.sock"
+CONTROL_SOCKET: Final = f"unix://{RUN_DIR}/coco-agent/control.sock"
 REST_BIND: Final = "127.0.0.1:8006"
 OFFLINE_STORES: Final = (
     "/etc/aa-offline_fs_kbc-keys.json",
@@ -67,6 +68,25 @@ class Features(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class KbsServer:
+    """One of several endpoints of a broker.
+
+    Attributes:
+        url: see :class:`Kbs`, as both below. With neither roots nor pins of its own it has the broker's.
+        extra_roots: PEM certificates.
+        pins: SHA-256 digests.
+    """
+
+    url: str
+    extra_roots: str = ""
+    pins: tuple[bytes, ...] = ()
+
+    def __str__(self) -> str:
+        trust = f" with {len(self.pins)} pins" if self.pins else " with a cert" if self.extra_roots else ""
+        return f"{self.url}{trust}"
+
+
+@dataclass(frozen=True, slots=True)
 class Kbs:
     """How to talk to one key broker.
 
@@ -79,6 +99,11 @@ class Kbs:
         require_tls: refuse http:// URLs.
         connect_timeout: seconds for connection set-up.
         request_timeout: seconds for one exchange.
+        retry_for: seconds in which a request that failed for a passing reason is begun again, at most
+            until the caller's deadline.
+        endpoints: all endpoints, in order of preference, when there is more than ``url``. They count only
+            when ``url`` is one of them: another file may name another broker.
+        token_header_limit: bytes of a token above which the broker's session cookie stands for it.
     """
 
     url: str = ""
@@ -88,6 +113,18 @@ class Kbs:
     require_tls: bool = False
     connect_timeout: float = limits.KBS_CONNECT
     request_timeout: float = limits.KBS_REQUEST
+    retry_for: float = limits.RETRY_FOR
+    endpoints: tuple[KbsServer, ...] = ()
+    token_header_limit: int = limits.TOKEN_HEADER
+
+    def servers(self) -> tuple[KbsServer, ...]:
+        """The endpoints to use; at least one, which may have an empty URL."""
+        common = KbsServer(self.url, self.extra_roots, self.pins)
+        if all(one.url.rstrip("/") != self.url.rstrip("/") for one in self.endpoints):
+            return (common,)
+        return tuple(
+            one if one.extra_roots or one.pins else replace(common, url=one.url) for one in self.endpoints
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +138,7 @@ class Attester:
         key_algorithm: of the TEE key pair.
         allow_sample: permit evidence that proves nothing. Only agent.toml can say so.
         sample_device: also offer the sample device; needs ``allow_sample``.
+        refresh_while_used: seconds after its last use the token is still renewed in the background; 0: never.
         init_pcr: register for runtime measurements (read, not used yet).
         enable_eventlog: aa.toml ``eventlog_config`` (read, not used yet).
         sysroot: prefix of /sys, /dev and /proc for platform detection; "/" outside of tests.
@@ -112,6 +150,7 @@ class Attester:
     key_algorithm: KeyAlgorithm = KeyAlgorithm.EC_P256
     allow_sample: bool = False
     sample_device: bool = False
+    refresh_while_used: float = limits.TOKEN_REFRESH_WHILE_USED
     init_pcr: int = 17
     enable_eventlog: bool = False
     sysroot: str = "/"
@@ -142,6 +181,41 @@ class SealedSecrets:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheRule:
+    """How long resources are kept in memory.
+
+    Attributes:
+        pattern: of resource names (:mod:`agent.config.patterns`).
+        ttl: seconds an answer of the broker is used without asking again; 0: never kept.
+        max_stale: seconds after that in which it still serves while the broker cannot be reached.
+    """
+
+    pattern: str
+    ttl: float
+    max_stale: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.pattern} ttl {self.ttl:g} max_stale {self.max_stale:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The resource cache. Without rules nothing is kept, as upstream.
+
+    Attributes:
+        rules: the first one that matches decides; a resource without one is never kept.
+        max_entries: resources kept at most.
+        max_bytes: their plaintext together, at most.
+        negative_ttl: seconds a "not found" or "denied" is remembered; 0: not at all.
+    """
+
+    rules: tuple[CacheRule, ...] = ()
+    max_entries: int = limits.CACHE_ENTRIES
+    max_bytes: int = limits.CACHE_BYTES
+    negative_ttl: float = limits.CACHE_NEGATIVE
+
+
+@dataclass(frozen=True, slots=True)
 class Hub:
     """The hub role.
 
@@ -153,6 +227,7 @@ class Hub:
         offline_stores: JSON files of ``offline_fs_kbc``, later ones override.
         sealed: sealed secret rules.
         credentials: files to provision.
+        cache: what is kept in memory.
     """
 
     socket: str = CDH_SOCKET
@@ -162,6 +237,7 @@ class Hub:
     offline_stores: tuple[str, ...] = OFFLINE_STORES
     sealed: SealedSecrets = field(default_factory=SealedSecrets)
     credentials: tuple[Credential, ...] = ()
+    cache: Cache = field(default_factory=Cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +261,17 @@ class Gateway:
     compat_status: bool = False
     extra_hosts: tuple[str, ...] = ()
     deadline: float = limits.RPC_DEADLINE
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The operator's own socket.
+
+    Attributes:
+        socket: listen address, ``unix://<path>``; empty: there is none.
+    """
+
+    socket: str = CONTROL_SOCKET
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +306,7 @@ class Config:
     hub: Hub = field(default_factory=Hub)
     gateway: Gateway = field(default_factory=Gateway)
     observe: Observe = field(default_factory=Observe)
+    control: Control = field(default_factory=Control)
     strict_origin: bool = False
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.config.findings import Report
-    from agent.config.model import Config, Kbs
+    from agent.config.model import Config, Kbs, KbsServer
     from agent.config.settings import Settings
 
 UNMEASURED: Final = frozenset({Source.ENVIRONMENT, Source.KERNEL})
@@ -78,24 +78,36 @@ def _sealed(config: Config, settings: Settings, report: Report) -> None:
 
 
 def _broker(role: str, kbs: Kbs, settings: Settings, report: Report) -> None:
-    where = settings.where(f"{role}.url")
-    plain = urls.is_plain_http(kbs.url)
+    several = any(server.url == kbs.url for server in kbs.endpoints)
+    where = settings.where(f"{role}.endpoints" if several else f"{role}.url")
+    for server in kbs.servers():
+        _server(where, server, kbs, report)
+    if kbs.endpoints and not several and kbs.url:
+        report.warn(
+            *settings.where(f"{role}.url"),
+            "is none of kbs.endpoints, so they are not used for it",
+            "add it to kbs.endpoints, if it is the same broker",
+        )
+    if kbs.pins and kbs.extra_roots:
+        report.warn(
+            *settings.where(f"{role}.extra_roots"), "has no effect: kbs.pins are given, and they decide alone"
+        )
+
+
+def _server(where: tuple[str, str], server: KbsServer, kbs: Kbs, report: Report) -> None:
+    plain = urls.is_plain_http(server.url)
     if plain and kbs.require_tls:
         report.error(*where, "is not https, and kbs.require_tls refuses it", "use an https:// URL")
-    elif plain and kbs.pins:
+    elif plain and server.pins:
         report.error(*where, "is not https, so kbs.pins cannot protect it", "use an https:// URL")
-    elif plain and not urls.is_loopback(kbs.url):
+    elif plain and not urls.is_loopback(server.url):
         report.warn(
             *where,
             "is plain http: the host can read and change resource names, cookies and tokens",
             "use https, with the broker's certificate or kbs.pins",
         )
-    if _API_PATH.search(kbs.url):
+    if _API_PATH.search(server.url):
         report.warn(*where, "ends in an API path, which the agent adds by itself", "end it after the port")
-    if kbs.pins and kbs.extra_roots:
-        report.warn(
-            *settings.where(f"{role}.extra_roots"), "has no effect: kbs.pins are given, and they decide alone"
-        )
 
 
 def _kbc(config: Config, settings: Settings, report: Report) -> None:

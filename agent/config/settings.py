@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from agent.config.model import Config, Origin, Source
+from agent.config.model import Config, KbsServer, Origin, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +49,11 @@ class Settings:
         """A text field's given value; empty when there is none."""
         value = self.given[name].value if name in self.given else ""
         return value if isinstance(value, str) else ""
+
+    def servers(self, name: str) -> tuple[KbsServer, ...]:
+        """A field's given endpoints; none when there are none."""
+        value = self.given[name].value if name in self.given else ()
+        return tuple(one for one in value if isinstance(one, KbsServer)) if isinstance(value, tuple) else ()
 
     def has(self, name: str) -> bool:
         """Whether a field was given a value that is not empty."""

@@ -109,7 +109,9 @@ async def agent_program(folder: Path, kbs_url: str) -> AsyncIterator[str]:
     (folder / "cdh.toml").write_text(
         f'socket = "unix://{folder}/cdh.sock"\n[kbc]\nname = "cc_kbc"\nurl = "{kbs_url}"\n'
     )
-    (folder / "agent.toml").write_text("[attester]\nallow_sample = true\n")
+    (folder / "agent.toml").write_text(
+        f'[attester]\nallow_sample = true\n[control]\nsocket = "unix://{folder}/control.sock"\n'
+    )
     for file in folder.glob("*.toml"):
         file.chmod(0o600)
     port = _free_port()
@@ -202,7 +204,7 @@ async def steps(rest: str, folder: Path, material: Material, printer: Printer) -
         return f"{len(body)} bytes, as uploaded"
 
     async def ttrpc_resource() -> str:
-        secret = await hub.get_resource(f"kbs:///{RESOURCE}", soon)
+        secret = (await hub.get_resource(f"kbs:///{RESOURCE}", soon)).secret
         expect("ttrpc resource", holds=secret.reveal() == material.password)
         return f"{len(secret)} bytes, as uploaded"
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config.model import Attester, Config, Features, Gateway, Hub, Kbs, SealedSecrets
+from agent.config.model import Attester, Cache, Config, Control, Features, Gateway, Hub, Kbs, SealedSecrets
 from agent.daemon import Daemon
 from agent.devkit.kbs import DevKbs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from agent.tee.base import EvidenceSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Playground:
         rest: base URL of the REST API.
         hub_socket: address of the hub's ttrpc socket.
         attester_socket: address of the attester's ttrpc socket.
+        control_socket: address of the control socket.
     """
 
     kbs: DevKbs
@@ -33,6 +36,7 @@ class Playground:
     rest: str
     hub_socket: str
     attester_socket: str
+    control_socket: str
 
 
 @asynccontextmanager
@@ -42,6 +46,8 @@ async def playground(
     kbs_port: int = 0,
     features: Features = Features.ALL,
     sealed: SealedSecrets | None = None,
+    evidence: EvidenceSource | None = None,
+    cache: Cache | None = None,
 ) -> AsyncIterator[Playground]:
     """Start both, yield them, stop both. Sockets live in a private temporary folder.
 
@@ -50,6 +56,8 @@ async def playground(
         kbs_port: KBS port on 127.0.0.1; 0 for a free one.
         features: REST routes.
         sealed: sealed secret rules; upstream's by default.
+        evidence: such as slow evidence (``SampleAttester(latency=3.0, blocking=True)``); sample by default.
+        cache: resource cache; keeps nothing but refusals by default.
     """
     with tempfile.TemporaryDirectory(prefix="coco-dev-") as folder:
         real = Path(folder).resolve()
@@ -62,12 +70,21 @@ async def playground(
                     kbc="cc_kbc",
                     kbs=broker,
                     sealed=sealed or SealedSecrets(key_dir=str(real)),
+                    cache=cache or Cache(),
                 ),
                 gateway=Gateway(bind=f"127.0.0.1:{port}", features=features),
+                control=Control(f"unix://{real}/control.sock"),
             )
-            daemon = Daemon(config)
+            daemon = Daemon(config, evidence=evidence)
             await daemon.start()
             try:
-                yield Playground(kbs, daemon, daemon.rest_url, config.hub.socket, config.attester.socket)
+                yield Playground(
+                    kbs,
+                    daemon,
+                    daemon.rest_url,
+                    config.hub.socket,
+                    config.attester.socket,
+                    config.control.socket,
+                )
             finally:
                 await daemon.stop()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.tee.threaded import OneAtATime
 
 if TYPE_CHECKING:
     from agent.clock import Deadline
@@ -33,16 +37,32 @@ def _evidence(svn: str, report_data: bytes) -> bytes:
 
 
 class SampleAttester:
-    """The fake CPU TEE ``sample``. Satisfies ``agent.tee.base.Attester``."""
+    """The fake CPU TEE ``sample``. Satisfies ``agent.tee.base.Attester``.
+
+    Args:
+        latency: seconds each quote takes, as hardware does. No configuration file can set it.
+        blocking: spend them in a blocking call, as drivers do, in a thread of the device's own.
+    """
 
     tee: Final = "sample"
+    _latency = 0.0
+    _thread: OneAtATime | None = None
 
-    async def collect(self, report_data: bytes, deadline: Deadline) -> bytes:  # noqa: ARG002 - takes no time
+    def __init__(self, latency: float = 0.0, *, blocking: bool = False) -> None:
+        self._latency = latency
+        if blocking:
+            self._thread = OneAtATime()
+
+    async def collect(self, report_data: bytes, deadline: Deadline) -> bytes:  # noqa: ARG002 - GuestEvidence's
         """``{"svn":"1","report_data":...}``.
 
         Raises:
             AgentError: INVALID_REQUEST, longer than ``limits.MAX_RUNTIME_DATA``.
         """
+        if self._thread is not None:
+            await self._thread.run(partial(time.sleep, self._latency))
+        elif self._latency:
+            await asyncio.sleep(self._latency)
         return _evidence("1", report_data)
 
 

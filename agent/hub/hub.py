@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.clock import SystemClock
+from agent.config import model
 from agent.errors import AgentError, ErrorCode
+from agent.hub.cache import ResourceCache
 from agent.hub.image_keys import unwrap_key
 from agent.hub.kms.kbs import KbsGetter
 from agent.hub.kms.offline_fs import OfflineFsGetter
@@ -12,35 +15,65 @@ from agent.hub.resources import Resources
 from agent.hub.sealed import Unsealer
 
 if TYPE_CHECKING:
-    from agent.clock import Deadline
-    from agent.config import model
+    from collections.abc import Callable
+
+    from agent.clock import Clock, Deadline
     from agent.hub.kms.base import Getter
     from agent.kbs.resources import ResourceClient
     from agent.observe.metrics import Metrics
+    from agent.roles import Fetched
     from agent.secret import Secret
 
 
 class Hub:
     """An :class:`agent.roles.HubRole` in this process."""
 
-    def __init__(self, config: model.Hub, resources: ResourceClient | None, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: model.Hub,
+        resources: ResourceClient | None,
+        metrics: Metrics,
+        *,
+        clock: Clock | None = None,
+        identity: Callable[[], str] = lambda: "",
+    ) -> None:
         """Wire the parts; nothing is opened, and a wrong configuration shows at the first request.
 
         Args:
             config: which key broker client to use, and which sealed secrets to accept.
             resources: the broker's client, or None when no broker is configured.
             metrics: counts fetches.
-        """
-        self._resources = Resources(lambda: choose_getter(config, resources), metrics)
-        self._unsealer = Unsealer(config.sealed, self._resources)
+            clock: for the lives of kept resources; injected in tests.
+            identity: what the broker judges this guest by (``KbsToken.identity``); empty while unknown.
 
-    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
+        Raises:
+            AgentError: CONFIG_INVALID, a cache rule that cannot be read.
+        """
+        # Offline stores are files of the guest: there is nothing to save, and an edit shows at once.
+        kept = config.cache if config.kbc == "cc_kbc" else model.Cache(negative_ttl=0)
+        cache = ResourceCache(kept, clock or SystemClock(), identity)
+        self.resources = Resources(lambda: choose_getter(config, resources), metrics, cache)
+        self._unsealer = Unsealer(config.sealed, self.resources)
+
+    async def get_resource(self, uri: str, deadline: Deadline, *, refresh: bool = False) -> Fetched:
         """See :meth:`agent.roles.HubRole.get_resource`.
 
         Raises:
-            AgentError: see :meth:`agent.hub.resources.Resources.get`.
+            AgentError: see :meth:`agent.hub.resources.Resources.fetch`.
         """
-        return await self._resources.get(uri, deadline)
+        return await self.resources.fetch(uri, deadline, refresh=refresh)
+
+    def kept(self, uri: str) -> Fetched | None:
+        """See :meth:`agent.hub.resources.Resources.kept`."""
+        return self.resources.kept(uri)
+
+    def invalidate(self, reason: str) -> None:
+        """Forget every kept resource, because something changed that the broker judges this guest by."""
+        self.resources.invalidate(reason)
+
+    async def close(self) -> None:
+        """Wipe what is kept."""
+        self.resources.close()
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
         """See :meth:`agent.roles.HubRole.unseal`.
@@ -56,7 +89,7 @@ class Hub:
         Raises:
             AgentError: see :func:`agent.hub.image_keys.unwrap_key`.
         """
-        return await unwrap_key(protocol_input, self._resources, deadline)
+        return await unwrap_key(protocol_input, self.resources, deadline)
 
 
 def choose_getter(config: model.Hub, resources: ResourceClient | None) -> Getter:

@@ -1,186 +1,331 @@
-"""The broker's three endpoints over HTTP, within deadlines.
+"""The broker's three requests over HTTP: within deadlines, at one or several endpoints.
 
-Endpoints, headers and the cookie: kbs_protocol.md 1.1, 1.5, 1.10 and 3.1.
+Endpoints, headers and the cookie: kbs_protocol.md 1.1, 1.5, 1.10, 3.1 and 3.2.
+
+Who tries again, so that no two loops multiply:
+
+* ``auth`` asks each endpoint once, without pauses. The session begins whole handshakes again, with pauses.
+* ``attest`` is sent once, to the endpoint that made the session.
+* ``get`` is the only loop for resources, with pauses, for ``kbs.retry_for`` seconds or until its
+  deadline; within one round it asks each endpoint once. ``agent.kbs.resources`` adds a fresh attestation
+  after a refused token, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
-import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.http import URL
-from agent.kbs.problems import classify
-from agent.kbs.transport import REDIRECTS, Answer, Call, Progress, Transport
+from agent.kbs import choice
+from agent.kbs.choice import Credential, HeadRefusedError, pause_within
+from agent.kbs.credential import SessionRef
+from agent.kbs.endpoints import ELSEWHERE, Endpoint, Endpoints
+from agent.kbs.headers import cookie_header, same_origin, session_cookie, session_life
+from agent.kbs.problems import classify, retry_after
+from agent.kbs.progress import Phase, begin
+from agent.kbs.retry import Trouble
+from agent.kbs.skew import explain
+from agent.kbs.transport import REDIRECTS, Answer, Call
+from agent.secret import Secret
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from agent.clock import Clock, Deadline
     from agent.config.model import Kbs
+    from agent.http import aiohttp
+    from agent.kbs.progress import Progress
+    from agent.kbs.skew import ClockSkew
+    from agent.kbs.token import KbsToken
     from agent.kbs.uri import ResourceUri
     from agent.observe.metrics import Metrics
-    from agent.secret import Secret
 
-COOKIE: Final = "kbs-session-id"
+_CHANCE: Final = secrets.SystemRandom().random
 
-_BASE: Final = re.compile(
-    r"https?://(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
-    r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?",
-    re.IGNORECASE | re.ASCII,
-)
-_LOCATION: Final = re.compile(r"[!-\[\]-~]{1,4096}", re.ASCII)  # printable, no backslash
-_COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}", re.ASCII)  # Trustee: 32 hex digits
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One endpoint's turn: until when it may take, and for how many seconds it may take to connect."""
+
+    endpoint: Endpoint
+    deadline: Deadline
+    connect: float
+
+
+class OutOfTimeError(AgentError):
+    """The time of an exchange was up; its code says where that went."""
 
 
 class KbsClient:
-    """HTTP client of one configured broker. Opens nothing before the first request."""
+    """HTTP client of one broker. Opens nothing before the first request.
 
-    def __init__(self, settings: Kbs, clock: Clock, metrics: Metrics) -> None:
+    Args:
+        settings: of the broker, with all its endpoints.
+        clock: for deadlines, sessions and circuit breakers.
+        metrics: of the daemon.
+        skew: told the time of answers that came over TLS.
+        sleep: pauses between tries; injected in tests.
+        chance: 0 to 1, spreads the pauses; injected in tests.
+        resolver: for the endpoints' names; injected in tests.
+    """
+
+    def __init__(
+        self,
+        settings: Kbs,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        skew: ClockSkew | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = _CHANCE,
+        resolver: aiohttp.abc.AbstractResolver | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
-        self._transport = Transport(settings)
-        self._slots = asyncio.Semaphore(limits.KBS_CONNECTIONS)
+        self._skew = skew
+        self._sleep = sleep
+        self._chance = chance
+        self._endpoints = Endpoints(settings, clock, chance, resolver, skew)
+        self.trouble = Trouble()
+        """Shared with the session that attests through this client."""
 
-    async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, str]:
-        """``POST /auth``.
+    async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, SessionRef]:
+        """``POST /auth``, at the first endpoint in order of health that answers.
 
         Args:
             body: the Request, JSON.
             deadline: when the caller stops waiting.
 
         Returns:
-            The challenge as received (at most ``limits.KBS_MAX_CHALLENGE`` bytes) and the value of the
-            session cookie.
+            The challenge as received (at most ``limits.KBS_MAX_CHALLENGE`` bytes) and the session.
 
         Raises:
             AgentError: KBS_NOT_CONFIGURED, CONFIG_INVALID, KBS_TLS_REQUIRED; KBS_DNS_FAILED, KBS_TLS_FAILED,
-                KBS_UNREACHABLE, KBS_REDIRECT_REFUSED, KBS_RESPONSE_TOO_LARGE, KBS_BAD_RESPONSE;
-                DEADLINE_EXCEEDED; or what :func:`agent.kbs.problems.classify` says. The same for the others.
+                CLOCK_SKEW, KBS_UNREACHABLE, KBS_REDIRECT_REFUSED, KBS_RESPONSE_TOO_LARGE, KBS_BAD_RESPONSE;
+                KBS_TIMEOUT, KBS_TLS_TIMEOUT and, for ``attest``, APPRAISAL_TIMEOUT when the time is up there;
+                or what :func:`agent.kbs.problems.classify` says. The same for the others.
         """
-        call = Call("auth", "POST", self._url("auth"), limits.KBS_MAX_CHALLENGE, body=body)
-        answer = await self._exchange(call, deadline)
-        return answer.body, session_cookie(answer.cookies)
 
-    async def attest(self, body: bytes, cookie: str, deadline: Deadline) -> bytes:
-        """``POST /attest`` in the session of ``cookie``; never sent twice (kbs_protocol.md 11.1).
+        async def ask(turn: Turn) -> tuple[bytes, SessionRef]:
+            sent = self._clock.boot()
+            call = Call("auth", "POST", turn.endpoint.url("auth"), limits.KBS_MAX_CHALLENGE, body=body)
+            answer = await self._exchange(turn, call)
+            cookie = Secret(session_cookie(answer.cookies).encode())
+            until = sent + session_life(answer.cookies, answer.date)
+            return answer.body, SessionRef(cookie, turn.endpoint.base, until)
+
+        return await self._round(self._endpoints.for_handshake(), ask, deadline)
+
+    async def attest(self, body: bytes, session: SessionRef, deadline: Deadline) -> bytes:
+        """``POST /attest`` in ``session``, where that was made; never sent twice (kbs_protocol.md 11.1).
+
+        A failure that another endpoint may not have makes the next ``auth`` go there.
 
         Returns:
             The token reply as received, at most ``limits.KBS_MAX_TOKEN`` bytes.
         """
-        headers = {"Cookie": f"{COOKIE}={cookie}"}
-        url = self._url("attest")
-        call = Call("attest", "POST", url, limits.KBS_MAX_TOKEN, headers, body, repeatable=False)
-        return (await self._exchange(call, deadline)).body
+        endpoint = self._endpoints.at(session.endpoint)
+        if endpoint is None:
+            raise AgentError(ErrorCode.INTERNAL, "a session of another broker")
+        url = endpoint.url("attest")
+        call = Call(
+            "attest", "POST", url, limits.KBS_MAX_TOKEN, cookie_header(session), body, repeatable=False
+        )
+        try:
+            answer = await self._exchange(Turn(endpoint, deadline, self._settings.connect_timeout), call)
+        except AgentError as error:
+            if error.code in ELSEWHERE:
+                self._endpoints.handshake_failed(endpoint)
+            raise explain(error, self._skew) from None
+        self._endpoints.handshake_done(endpoint)
+        self._metrics.token_bytes(len(answer.body))
+        return answer.body
 
-    async def get(self, uri: ResourceUri, jwt: Secret, deadline: Deadline) -> tuple[str, bytes]:
-        """``GET`` a resource with a bearer token; path and query leave exactly as in ``uri``.
+    async def get(self, uri: ResourceUri, token: KbsToken, deadline: Deadline) -> tuple[str, bytes]:
+        """``GET`` a resource; path and query leave exactly as in ``uri``.
+
+        A failure that may pass is tried again until ``deadline`` (without one: ``limits.RPC_DEADLINE``), and
+        then raised as it was. The token goes as a bearer, or its session's cookie for it
+        (:mod:`agent.kbs.choice`).
 
         Returns:
             The media type in lower case without parameters, empty when the broker names none, and the body
             as received (at most ``limits.KBS_MAX_RESOURCE`` bytes).
         """
-        headers = {"Authorization": f"Bearer {jwt.reveal().decode('ascii')}"}
-        call = Call("resource", "GET", self._url(uri.request_target), limits.KBS_MAX_RESOURCE, headers)
-        answer = await self._exchange(call, deadline)
-        return answer.media_type, answer.body
+        if math.isinf(deadline.remaining()):
+            deadline = deadline.within(limits.RPC_DEADLINE)
+        home = "" if token.session is None else token.session.endpoint
+
+        async def ask(turn: Turn) -> Answer:
+            return await self._fetch(turn, uri, token)
+
+        again = deadline.within(self._settings.retry_for)
+        failed = 0
+        heard: AgentError | None = None
+        while True:
+            given = deadline.remaining()
+            try:
+                answer = await self._round(self._endpoints.for_resource(home), ask, deadline)
+            except AgentError as error:
+                failed += 1
+                # Cut off before it could learn anything: what the try before it saw is the reason.
+                cut = heard is not None and given < limits.BREAKER_PATIENCE and deadline.remaining() <= 0
+                heard = heard if cut and heard is not None else error
+                pause = pause_within(self.trouble.failed(failed), heard, self._chance, again.remaining())
+                if pause is None:
+                    raise heard from None
+            else:
+                return answer.media_type, answer.body
+            self._metrics.kbs_retry("resource")
+            await self._sleep(pause)
 
     async def close(self) -> None:
         """Drop all connections; what is under way fails. Safe to call twice."""
-        await self._transport.close()
+        for endpoint in self._endpoints.all:
+            await endpoint.transport.close()
 
-    def _url(self, target: str) -> URL:
-        base = self._settings.url.rstrip("/")
-        if not base:
-            raise AgentError(ErrorCode.KBS_NOT_CONFIGURED)
-        # T-KBS-68: no credentials, query, fragment or odd host, so what is appended is the path.
-        if not _BASE.fullmatch(base):
-            raise AgentError(ErrorCode.CONFIG_INVALID, "the broker's URL is not http(s)://host[:port][/path]")
-        # T-KBS-69: a measured configuration can insist on an authenticated broker.
-        if self._settings.require_tls and not base.lower().startswith("https:"):
-            raise AgentError(ErrorCode.KBS_TLS_REQUIRED)
+    # --- several endpoints ------------------------------------------------------------------------
+    async def _round(
+        self, order: Sequence[Endpoint], ask: Callable[[Turn], Awaitable[T]], deadline: Deadline
+    ) -> T:
+        """The first answer. Of failures, one that may pass is raised: another round can help then."""
+        heard: AgentError | None = None
+        own, short = self._settings.connect_timeout, limits.KBS_CONNECT_FIRST
+        for left, endpoint in zip(range(len(order), 0, -1), order, strict=True):
+            if left == 1:
+                turn = Turn(endpoint, deadline, own)
+            else:  # those that are still to be asked need their share of the time
+                turn = Turn(endpoint, deadline.within(deadline.remaining() / left), min(own, short))
+            try:
+                return await ask(turn)
+            except AgentError as error:
+                if error.code not in ELSEWHERE:
+                    raise
+                if heard is None or (error.code.meaning.retry and not heard.code.meaning.retry):
+                    heard = error
+            if deadline.remaining() <= 0:
+                break
+        if heard is None:
+            raise AssertionError("there is at least one endpoint")
+        raise explain(heard, self._skew) from None
+
+    # --- bearer or cookie -------------------------------------------------------------------------
+    async def _fetch(self, turn: Turn, uri: ResourceUri, token: KbsToken) -> Answer:
+        """One endpoint's answer. Each credential is sent once at most."""
+        endpoint, size, session = turn.endpoint, len(token.jwt), token.session
+        limit = min(self._settings.token_header_limit, endpoint.head_limit)
+        if choice.choose(size, limit, usable=self._usable(endpoint, session)) is Credential.COOKIE:
+            try:
+                return await self._ask(turn, uri, Credential.COOKIE, token)
+            except AgentError as error:
+                if not choice.session_gone(error):
+                    raise
+            endpoint.forget(session)
+        before = endpoint.head_limit
         try:
-            # encoded: nothing is quoted again, so the broker gets what was checked.
-            url = URL(f"{base}/kbs/v0/{target}", encoded=True)
-            if "[" in base:
-                ipaddress.IPv6Address(url.raw_host or "")
-            if url.port:
-                return url
-        except ValueError:
-            pass
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the broker's URL has a host or port that cannot be")
+            return await self._ask(turn, uri, Credential.BEARER, token)
+        except HeadRefusedError as error:
+            endpoint.head_limit = min(before, size - 1)
+            if not self._usable(endpoint, session):
+                # A new session stands for the guest by a short cookie: worth an attestation, unless it was
+                # a single reset, which may have had another reason.
+                if session is None or (not error.answered and before >= size):
+                    raise
+                raise AgentError(
+                    ErrorCode.TOKEN_REJECTED, f"too large, and its session is gone: {error}"
+                ) from None
+        try:
+            return await self._ask(turn, uri, Credential.COOKIE, token)
+        except AgentError as error:
+            if choice.session_gone(error):
+                endpoint.forget(session)
+            raise
 
-    async def _exchange(self, call: Call, deadline: Deadline) -> Answer:
+    def _usable(self, endpoint: Endpoint, session: SessionRef | None) -> bool:
+        return choice.usable(session, endpoint.base, self._clock.boot()) and not endpoint.forgot(session)
+
+    async def _ask(self, turn: Turn, uri: ResourceUri, credential: Credential, token: KbsToken) -> Answer:
+        size = 0
+        if credential is Credential.COOKIE and token.session is not None:
+            headers = cookie_header(token.session)
+        else:
+            headers, size = {"Authorization": f"Bearer {token.jwt.reveal().decode('ascii')}"}, len(token.jwt)
+        self._metrics.kbs_credential(credential.value)
+        url = turn.endpoint.url(uri.request_target)
+        call = Call("resource", "GET", url, limits.KBS_MAX_RESOURCE, headers)
+        return await self._exchange(turn, call, size)
+
+    # --- one exchange -----------------------------------------------------------------------------
+    async def _exchange(self, turn: Turn, call: Call, token_size: int = 0) -> Answer:
+        endpoint, began = turn.endpoint, self._clock.boot()
         result = ErrorCode.CANCELLED.name
+        probe = endpoint.breaker.begin()
         try:
-            answer = await self._timed(call, deadline)
-            result = "ok"
-            return answer
+            answer = await self._timed(turn, replace(call, connect=turn.connect), token_size)
         except AgentError as error:
             result = error.code.name
+            took = self._clock.boot() - began
+            endpoint.failed(error, took, cut=isinstance(error, OutOfTimeError))
             raise
+        else:
+            result = "ok"
+            endpoint.breaker.succeeded()
+            self.trouble.eased()
+            return answer
         finally:
+            if probe:
+                endpoint.breaker.end()
             self._metrics.kbs_request(call.endpoint, result)
+            if len(self._endpoints.all) > 1:
+                self._metrics.endpoint_request(endpoint.index, result, endpoint.breaker.health())
 
-    async def _timed(self, call: Call, deadline: Deadline) -> Answer:
+    async def _timed(self, turn: Turn, call: Call, token_size: int) -> Answer:
         """The caller's deadline covers the wait for a slot; our own limit is for the exchange alone."""
-        progress = Progress()
-        left, own = deadline.remaining(), self._settings.request_timeout
+        progress, own = begin(), self._settings.request_timeout
+        left = turn.deadline.remaining()
         try:
-            async with asyncio.timeout(None if math.isinf(left) else left), self._slots:
-                try:
-                    async with asyncio.timeout(own):
-                        return await self._follow(call, progress)
-                except TimeoutError:
-                    detail = f"/{call.endpoint} took more than {own:g} s; it ended while {progress.phase}"
-                    raise AgentError(ErrorCode.KBS_UNREACHABLE, detail) from None
+            async with (
+                asyncio.timeout(None if math.isinf(left) else left) as timer,
+                turn.endpoint.slots,
+            ):
+                if own < turn.deadline.remaining():
+                    timer.reschedule(asyncio.get_running_loop().time() + own)
+                return await self._follow(turn.endpoint, call, progress, token_size)
         except TimeoutError:
-            detail = f"time ran out while {progress.phase} (/{call.endpoint})"
-            raise AgentError(ErrorCode.DEADLINE_EXCEEDED, detail) from None
+            code = progress.phase.timeout(call.endpoint)
+            if progress.phase is Phase.QUEUE:  # those that hold the connections know more
+                code = turn.endpoint.last or code
+            detail = f"time ran out while {progress.phase.value} (/{call.endpoint})"
+            raise OutOfTimeError(code, detail) from None
 
-    async def _follow(self, call: Call, progress: Progress) -> Answer:
-        answer = await self._transport.send(call, progress)
-        if answer.status in REDIRECTS:
-            # T-KBS-70: a token never goes to a scheme, host or port that the configuration does not name.
-            target = same_origin(call.url, answer.location)
-            if call.method != "GET" or target is None:
-                raise AgentError(ErrorCode.KBS_REDIRECT_REFUSED, f"/{call.endpoint} answered {answer.status}")
-            answer = await self._transport.send(replace(call, url=target), progress)
-        if answer.status != 200:  # a second redirect is refused there
-            raise classify(call.endpoint, answer.status, answer.body)
-        return answer
-
-
-def session_cookie(lines: tuple[str, ...]) -> str:
-    """The session id in ``Set-Cookie`` lines; its attributes do not matter (kbs_protocol.md 1.5).
-
-    Raises:
-        AgentError: KBS_BAD_RESPONSE, none that is usable.
-    """
-    for line in reversed(lines):
-        name, _, value = line.partition(";")[0].partition("=")
-        # T-KBS-71: it is sent back in a head line, so only short and harmless values are believed.
-        if name.strip() == COOKIE and _COOKIE_VALUE.fullmatch(value.strip()):
-            return value.strip()
-    raise AgentError(ErrorCode.KBS_BAD_RESPONSE, "/auth gave no usable session cookie")
-
-
-def same_origin(url: URL, location: str) -> URL | None:
-    """Where a redirect leads, when that has the scheme, host and port of ``url``."""
-    if not _LOCATION.fullmatch(location):
-        return None
-    try:
-        target = url.join(URL(location, encoded=True))
-        if _origin(target) != _origin(url) or target.raw_user or target.raw_password:
-            return None
-    except ValueError:
-        return None
-    return target
-
-
-def _origin(url: URL) -> tuple[str, str, int | None]:
-    return url.scheme, (url.raw_host or "").lower(), url.port
+    async def _follow(self, endpoint: Endpoint, call: Call, progress: Progress, token_size: int) -> Answer:
+        try:
+            answer = await endpoint.transport.send(call, progress)
+            if answer.status in REDIRECTS:
+                # T-KBS-70: a token never goes to a scheme, host or port that the configuration does not name.
+                target = same_origin(call.url, answer.location)
+                if call.method != "GET" or target is None:
+                    detail = f"/{call.endpoint} answered {answer.status}"
+                    raise AgentError(ErrorCode.KBS_REDIRECT_REFUSED, detail)
+                answer = await endpoint.transport.send(replace(call, url=target), progress)
+        except AgentError as lost:
+            if choice.head_refused(lost, None, connected=progress.connected, size=token_size):
+                raise HeadRefusedError(lost, answered=False) from None
+            raise
+        if answer.status == 200:
+            return answer
+        asked = retry_after(answer.retry_after, answer.date, self._clock.wall())
+        # A second redirect is refused there.
+        error = classify(call.endpoint, answer.status, answer.body, retry_after=asked)
+        if choice.head_refused(error, answer.status, connected=True, size=token_size):
+            raise HeadRefusedError(error, answered=True)
+        raise error

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.messages import Problem, parse
+from agent.kbs.skew import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _DETAIL_MAX: Final = 200
+_DIGITS: Final = 12
 _VERSION_MISMATCH: Final = "KBS Client Protocol Version Mismatch"
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
 _TOKEN_LIKE: Final = re.compile(r"[A-Za-z0-9_-]{32,}")
@@ -60,18 +62,49 @@ _BY_STATUS: Final[Mapping[int, str]] = {
 }
 
 
-def classify(endpoint: str, status: int, body: bytes) -> AgentError:
+def classify(endpoint: str, status: int, body: bytes, *, retry_after: float | None = None) -> AgentError:
     """The error that a broker's answer other than 200 stands for.
 
     Args:
         endpoint: ``auth``, ``attest`` or ``resource``.
         status: HTTP status.
         body: as received; read as JSON whatever its content type.
+        retry_after: see :func:`retry_after`; goes into errors that may pass.
 
     Returns:
         An error to raise. Its ``problem`` is the last path part of ``type``, when there is one. Its detail
         holds at most 200 printable characters from the broker, for the operator only.
     """
+    error = _meaning(endpoint, status, body)
+    if error.code.meaning.retry:
+        error.retry_after = retry_after
+    return error
+
+
+def retry_after(value: str, date: str, wall: float) -> float | None:
+    """Seconds that ``Retry-After`` asks for (RFC 9110 10.2.3), from 0 to ``limits.RETRY_AFTER_MAX``.
+
+    Args:
+        value: of the header: whole seconds, or an IMF-fixdate.
+        date: ``Date`` of the same answer: a date is meant by the broker's clock, not by ours.
+        wall: our clock, in seconds since the Unix epoch, for answers without ``Date``.
+
+    Returns:
+        None for anything else, an empty value included.
+    """
+    value = value.strip()
+    # T-KBS-85: digits are counted before they are read, and the result is bounded: an answer must not be
+    # able to silence a guest for hours.
+    if value.isascii() and value.isdigit():
+        return min(float(value[:_DIGITS]), limits.RETRY_AFTER_MAX)
+    until = parse_date(value)
+    if until is None:
+        return None
+    now = parse_date(date)
+    return min(max(0.0, until - (wall if now is None else now)), limits.RETRY_AFTER_MAX)
+
+
+def _meaning(endpoint: str, status: int, body: bytes) -> AgentError:
     where = f"/{endpoint} answered {status}"
     # A redirect is refused whatever its body says.
     if 300 <= status < 400:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.kbs import jwe
+from agent.kbs.skew import explain
 from agent.secret import Secret
 
 if TYPE_CHECKING:
     from agent.clock import Deadline
     from agent.kbs.keys import TeeKey
-    from agent.kbs.token import TokenSource
+    from agent.kbs.skew import ClockSkew
+    from agent.kbs.token import KbsToken, TokenSource
     from agent.kbs.uri import ResourceUri
     from agent.observe.metrics import Metrics
 
@@ -28,17 +30,24 @@ RAW: Final = frozenset({"text/xml", "application/octet-stream"})
 class Broker(Protocol):
     """What fetching needs of a broker; :class:`agent.kbs.client.KbsClient` is one."""
 
-    async def get(self, uri: ResourceUri, jwt: Secret, deadline: Deadline) -> tuple[str, bytes]:
+    async def get(self, uri: ResourceUri, token: KbsToken, deadline: Deadline) -> tuple[str, bytes]:
         """Media type and body."""
 
 
 class ResourceClient:
-    """Fetches resources with a guest's token. Keeps nothing: policy and revocation live at the broker."""
+    """Fetches resources with a guest's token. Keeps nothing: policy and revocation live at the broker.
 
-    def __init__(self, client: Broker, tokens: TokenSource, metrics: Metrics) -> None:
+    What may pass is tried again by the token source and by the client, each for its own part and until the
+    deadline; the only loop here is the fresh attestation after a refused token.
+    """
+
+    def __init__(
+        self, client: Broker, tokens: TokenSource, metrics: Metrics, skew: ClockSkew | None = None
+    ) -> None:
         self._client = client
         self._tokens = tokens
         self._metrics = metrics
+        self._skew = skew
 
     async def get(self, uri: ResourceUri, deadline: Deadline) -> Secret:
         """The plaintext of one resource; it may be empty.
@@ -48,7 +57,8 @@ class ResourceClient:
 
         Raises:
             AgentError: what the broker's answer means (RESOURCE_DENIED, RESOURCE_NOT_FOUND, ...), what
-                getting a token raised, JWE_INVALID, KBS_BAD_RESPONSE, DEADLINE_EXCEEDED.
+                getting a token raised, JWE_INVALID, KBS_BAD_RESPONSE, CLOCK_SKEW; when the
+                time is up, what used it.
         """
         try:
             secret = await self._fetch(uri, deadline)
@@ -63,13 +73,15 @@ class ResourceClient:
         attestations = 0
         while True:
             try:
-                media_type, body = await self._client.get(uri, held.jwt, deadline)
+                media_type, body = await self._client.get(uri, held, deadline)
                 return open_answer(media_type, body, held.key)
             except AgentError as error:
                 # T-KBS-72: by meaning, since every refusal is a 401. A typo or a denial must not make the
                 # guest attest again and again (user_pains.md row 2).
-                if error.code is not ErrorCode.TOKEN_REJECTED or attestations == limits.RESOURCE_ATTESTATIONS:
+                if error.code is not ErrorCode.TOKEN_REJECTED:
                     raise
+                if attestations == limits.RESOURCE_ATTESTATIONS:
+                    raise explain(error, self._skew, just_attested=True) from None
             attestations += 1
             held = await self._tokens.token(deadline, refused=held)
 

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from agent.clock import Deadline
+from agent.clock import GRACE_SHARE, Deadline
 from agent.config import limits
-from agent.config.model import KeyAlgorithm
 from agent.errors import AgentError, ErrorCode
 from agent.flight import SingleFlight
-from agent.kbs import handshake
-from agent.kbs.keys import TeeKey
-from agent.kbs.token import KbsToken, held_token
+from agent.kbs.attempt import Attestation, Progress
+from agent.kbs.choice import pause_within
+from agent.kbs.retry import Trouble
+from agent.kbs.token import Held, KbsToken, refresh_due, wipe_when_dropped
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from agent.clock import Clock
+    from agent.config.model import KeyAlgorithm
+    from agent.kbs.attempt import Broker
     from agent.observe.metrics import Metrics
     from agent.tee.base import EvidenceSource
 
@@ -35,68 +37,12 @@ _KEY: Final = "token"
 _CHANCE: Final = secrets.SystemRandom().random
 
 
-class Broker(Protocol):
-    """What a handshake needs of a broker; :class:`agent.kbs.client.KbsClient` is one."""
-
-    async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, str]:
-        """Challenge body and session cookie."""
-
-    async def attest(self, body: bytes, cookie: str, deadline: Deadline) -> bytes:
-        """Token reply body."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The token in use, and its times on the boot clock, in seconds.
-
-    Attributes:
-        token: what callers get.
-        usable_until: callers no longer get it from here on.
-        refresh_from: it may be renewed in the background from here on.
-    """
-
-    token: KbsToken
-    usable_until: float
-    refresh_from: float
-
-    @classmethod
-    def since(cls, token: KbsToken, received: float) -> Held:
-        """Times for a token that was received just now.
-
-        The margin before its end is ``limits.TOKEN_MARGIN``, but at most a third of its life, so that a
-        short-lived token is of use at all.
-        """
-        life = max(0.0, token.expires - received)
-        usable = life - min(limits.TOKEN_MARGIN, life / 3)
-        return cls(token, received + usable, received + limits.TOKEN_REFRESH_AT * usable)
-
-
-def refresh_due(now: float, refresh_from: float, *, used: bool) -> bool:
-    """Whether to renew in the background.
-
-    Args:
-        now: seconds on the boot clock.
-        refresh_from: earliest time for it, same clock.
-        used: whether anybody got the token since it was renewed. An idle guest stops attesting.
-    """
-    return used and now >= refresh_from
-
-
-def retry_pause(failed: int, chance: float) -> float:
-    """Seconds before the next handshake.
-
-    Args:
-        failed: handshakes of this flight that failed, from 1.
-        chance: 0 to 1, so that guests that lost their broker together do not come back together.
-    """
-    return limits.ATTEST_FIRST_PAUSE * 2.0 ** (failed - 1) * (0.5 + chance / 2)
-
-
 class Session:
     """A :class:`agent.kbs.token.TokenSource` that attests to one broker.
 
     However many callers wait, one handshake is under way. Each waits for its own deadline; one that leaves
-    does not disturb the others. Those who waited share a failure; who comes later starts afresh.
+    does not disturb the others. Failures that can pass are tried again as long as somebody waits. Those who
+    waited share a final failure; who comes later starts afresh.
     """
 
     def __init__(
@@ -107,7 +53,11 @@ class Session:
         clock: Clock,
         metrics: Metrics,
         *,
+        endpoints: tuple[str, ...] = (),
         init_data: str | None = None,
+        refresh_while_used: float = limits.TOKEN_REFRESH_WHILE_USED,
+        retry_for: float = limits.RETRY_FOR,
+        trouble: Trouble | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = _CHANCE,
     ) -> None:
@@ -119,26 +69,38 @@ class Session:
             algorithm: of the key pair; each handshake makes a new one.
             clock: for lives and phases.
             metrics: of the daemon.
+            endpoints: base URLs of the broker; they are part of :attr:`identity`.
             init_data: TOML text as measured, sent with every attestation.
+            retry_for: seconds in which a handshake that failed for a passing reason is begun again.
+            trouble: what is remembered of the broker's failures; the client's, which also takes it back.
+            refresh_while_used: seconds after its last use a token is still renewed in the background; 0 for
+                never: then the first caller after its end waits for a new one.
             sleep: pauses between handshakes; injected in tests.
-            chance: 0 to 1, spreads the pauses; injected in tests.
+            chance: 0 to 1, spreads pauses and renewals; injected in tests.
         """
-        self._client = client
-        self._evidence = evidence
-        self._algorithm = algorithm
+        self._attestation = Attestation(
+            client,
+            endpoints=endpoints,
+            evidence=evidence,
+            algorithm=algorithm,
+            clock=clock,
+            metrics=metrics,
+            init_data=init_data,
+        )
         self._clock = clock
-        self._metrics = metrics
-        self._init_data = init_data
+        self._while_used = refresh_while_used
+        self._retry_for = retry_for
+        self._trouble = trouble or Trouble()
         self._sleep = sleep
         self._chance = chance
         self._flight: SingleFlight[str, KbsToken] = SingleFlight()
+        self._progress = Progress(Deadline.never(clock))
         self._held: Held | None = None
-        self._used = False
+        self._last_used = -math.inf
         self._refresh_from = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._background: asyncio.Task[None] | None = None
         self._work: asyncio.Task[object] | None = None
-        self._phase = "auth"
         self._closed = False
         self.last_failure: ErrorCode | None = None
         """Code of the latest handshake, if that failed."""
@@ -148,6 +110,15 @@ class Session:
         """Whether a token is held that has not expired."""
         return self.seconds_left() > 0
 
+    @property
+    def identity(self) -> str:
+        """Digest over broker, init-data, TEE, devices and kind of key, as they are now.
+
+        A resource cache compares it at each look-up: what was released for another identity is not handed
+        out, and neither is a token of another one. Costs about a microsecond.
+        """
+        return self._attestation.identity
+
     def seconds_left(self) -> float:
         """Until the held token expires; 0 when none is held."""
         return 0.0 if self._held is None else max(0.0, self._held.token.expires - self._clock.boot())
@@ -155,27 +126,32 @@ class Session:
     async def token(self, deadline: Deadline, *, refused: KbsToken | None = None) -> KbsToken:
         """The held token, or that of the handshake under way, or of a new one.
 
+        Hold on to the token while an answer for it is under way: its JWT is overwritten when the last holder
+        of one that was renewed lets go.
+
         Args:
             deadline: when this caller stops waiting.
             refused: the broker refused this one. It is dropped if it is still held; a hundred callers that
                 were refused with it cause one handshake together.
 
         Raises:
-            AgentError: DEADLINE_EXCEEDED naming the phase; CANCELLED after :meth:`close`; or what the client,
-                the evidence source and the handshake raise.
+            AgentError: when the deadline passes, the code of the phase that used the time (KBS_TIMEOUT or the
+                last failure, EVIDENCE_TIMEOUT, APPRAISAL_TIMEOUT); DEADLINE_EXCEEDED if there was none left;
+                CANCELLED after :meth:`close`; or what client, evidence source and handshake raise.
         """
         if self._closed:
             raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")
+        held, now = self._held, self._clock.boot()
         # T-TOKEN-41: by identity, so that a late refusal of an old token costs the new one nothing.
-        if refused is not None and self._held is not None and self._held.token is refused:
+        # T-TOKEN-43: a token that vouches for another set of devices is not presented any more.
+        if held is not None and (held.token is refused or held.token.identity != self.identity):
             self._drop()
-        held = self._held
-        if held is not None and self._clock.boot() < held.usable_until:
-            self._used = True
+        elif held is not None and now < held.usable_until:
+            self._last_used = now
             self._refresh_if_due()
             return held.token
         token = await self._join(deadline)
-        self._used = True
+        self._last_used = self._clock.boot()
         return token
 
     async def close(self) -> None:
@@ -191,96 +167,73 @@ class Session:
 
     # --- one flight -------------------------------------------------------------------------------
     async def _join(self, deadline: Deadline) -> KbsToken:
-        left = deadline.remaining()
+        if deadline.remaining() <= 0:
+            raise AgentError(ErrorCode.DEADLINE_EXCEEDED, "no time was left to attest")
+        if not self._flight.under_way(_KEY):
+            self._progress = Progress(deadline)
+        progress = self._progress
+        progress.joined(deadline, self._chance)
+        # Half the grace: later than the transport, which can say more, and sooner than the flight of the
+        # resource that this is a part of.
+        last_call = Deadline(self._clock, deadline.at, deadline.grace() / GRACE_SHARE / 2)
         try:
-            async with asyncio.timeout(None if left == float("inf") else left):
-                return await self._flight.join(_KEY, self._fly, Deadline.never(self._clock), "attesting")
-        except TimeoutError:
-            last = f", last failure {self.last_failure.name}" if self.last_failure else ""
-            detail = f"time ran out while attesting (phase {self._phase}{last})"
-            raise AgentError(ErrorCode.DEADLINE_EXCEEDED, detail) from None
+            async with last_call.backstop("attesting"):
+                forever = Deadline.never(self._clock)
+                return await self._flight.join(_KEY, partial(self._fly, progress), forever, "attesting")
+        except AgentError as error:
+            if error.code is not ErrorCode.DEADLINE_EXCEEDED:
+                raise
+            raise progress.given_up() from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 raise AgentError(ErrorCode.CANCELLED, "the agent is stopping") from None
             raise
 
-    async def _fly(self) -> KbsToken:
-        """Handshakes until one succeeds, fails for good, or the tries or the time are used up."""
+    async def _fly(self, progress: Progress) -> KbsToken:
+        """Handshakes until one succeeds, fails for good, or nobody's time is left for another.
+
+        When its last caller leaves, the flight is cancelled, so phases may use ``limits.ATTEST_DEADLINE``:
+        callers that come one after the other share a slow quote or a slow appraisal, even if none of them
+        has the time for all of it.
+        """
         self._work = asyncio.current_task()
         deadline = Deadline.after(self._clock, limits.ATTEST_DEADLINE)
-        failed = 0
+        again = deadline.within(self._retry_for)
         try:
             while True:
                 try:
-                    return self._keep(await self._handshake(deadline))
+                    token = await self._attestation.run(progress, deadline)
+                    self.last_failure = None
+                    return self._keep(token)
                 except AgentError as error:
-                    failed += 1
-                    pause = retry_pause(failed, self._chance())
-                    final = not error.code.meaning.retry or failed >= limits.ATTEST_TRIES
-                    if final or deadline.remaining() <= pause:
+                    self.last_failure = error.code
+                    progress.failed(error)
+                    left = min(again.remaining(), progress.latest.remaining())
+                    failed = self._trouble.failed(progress.failures)
+                    pause = pause_within(failed, error, self._chance, left)
+                    if pause is None:
                         raise
-                self._phase = "pause"
-                await self._sleep(pause)
+                    asked = min(error.retry_after or 0.0, limits.RETRY_AFTER_MAX)
+                    progress.paused(self._clock.boot(), pause, asked)
+                await self._pause(progress)
         finally:
             if self._work is asyncio.current_task():  # else: cancelled, and a newer flight has begun
                 self._work = None
 
-    async def _handshake(self, deadline: Deadline) -> KbsToken:
-        self._metrics.attestation_started()
-        try:
-            with self._measured("total"):
-                token = await self._steps(deadline)
-        except AgentError as error:
-            self.last_failure = error.code
-            self._metrics.attestation_failed(error.code)
-            # The code only: the detail is for whoever asked, and is logged there.
-            _log.warning("attestation failed", extra={"code": error.code.name, "phase": self._phase})
-            raise
-        except asyncio.CancelledError:
-            self._metrics.attestation_failed(ErrorCode.CANCELLED)
-            raise
-        self.last_failure = None
-        self._metrics.attestation_succeeded()
-        return token
-
-    async def _steps(self, deadline: Deadline) -> KbsToken:
-        tee = self._evidence.tee
-        # T-TOKEN-42: a new key for every token (user_pains.md SR-23).
-        key = await self._new_key(deadline)
-        jwk = key.jwk()
-        with self._measured("auth"):
-            body, cookie = await self._client.auth(handshake.build_request(tee), deadline)
-            challenge = handshake.parse_challenge(body)
-        with self._measured("evidence"):
-            limit = deadline.within(limits.EVIDENCE_DEADLINE)
-            async with limit.limit("collecting evidence"):
-                # Devices first: the primary evidence vouches for theirs (kbs_protocol.md 2.1).
-                devices = handshake.device_report_data(challenge, jwk)
-                additional = await self._evidence.additional(devices, limit)
-                digest = handshake.primary_report_data(challenge, jwk, additional)
-                report_data = handshake.attester_input(tee, challenge, digest)
-                primary = await self._evidence.primary(report_data, limit)
-        with self._measured("attest"):
-            attestation = handshake.build_attestation(challenge, jwk, primary, additional, self._init_data)
-            reply = await self._client.attest(attestation, cookie, deadline)
-            jwt = handshake.parse_token_reply(reply)
-        return held_token(jwt, key, self._clock)
-
-    async def _new_key(self, deadline: Deadline) -> TeeKey:
-        if self._algorithm is not KeyAlgorithm.RSA:
-            return TeeKey.generate(self._algorithm)
-        async with deadline.limit("making a key"):
-            return await asyncio.to_thread(TeeKey.generate, self._algorithm)
-
-    @contextmanager
-    def _measured(self, phase: str) -> Iterator[None]:
-        """Time of a phase; only of those that end well."""
-        began = self._clock.boot()
-        if phase != "total":
-            self._phase = phase
-        yield
-        self._metrics.attestation_phase(phase, self._clock.boot() - began)
+    async def _pause(self, progress: Progress) -> None:
+        while True:
+            left = max(0.0, progress.resume_at - self._clock.boot())
+            sleeping = asyncio.ensure_future(self._sleep(left))
+            cut_short = asyncio.ensure_future(progress.sooner.wait())
+            try:
+                await asyncio.wait((sleeping, cut_short), return_when=asyncio.FIRST_COMPLETED)
+                if sleeping.done():
+                    return sleeping.result()
+                progress.sooner.clear()
+            finally:
+                sleeping.cancel()
+                cut_short.cancel()
 
     # --- the held token ---------------------------------------------------------------------------
     def _keep(self, token: KbsToken) -> KbsToken:
@@ -288,15 +241,14 @@ class Session:
             token.jwt.wipe()
             raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")
         self._drop()
-        self._held = held = Held.since(token, self._clock.boot())
-        self._used = False
+        wipe_when_dropped(token)
+        self._held = held = Held.since(token, self._clock.boot(), self._chance())
         self._plan_refresh(held.refresh_from)
         _log.info("attested", extra={"expires_in": round(self.seconds_left())})
         return token
 
     def _drop(self) -> None:
-        # Not wiped: other callers may be sending it just now.
-        self._held = None
+        self._held = None  # other callers may be sending it just now: wiped when they are done
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -306,12 +258,16 @@ class Session:
         self._refresh_from = at
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        if self._while_used <= 0:
+            return
         wait = max(0.0, at - self._clock.boot())
         self._timer = asyncio.get_running_loop().call_later(wait, self._refresh_if_due)
 
     def _refresh_if_due(self) -> None:
         busy = self._background is not None or self._closed or self._held is None
-        if not busy and refresh_due(self._clock.boot(), self._refresh_from, used=self._used):
+        due = refresh_due(self._clock.boot(), self._refresh_from, self._last_used, self._while_used)
+        if due and not busy:
             self._background = asyncio.get_running_loop().create_task(self._refresh())
 
     async def _refresh(self) -> None:
@@ -319,7 +275,7 @@ class Session:
         try:
             await self._join(Deadline.never(self._clock))
         except AgentError as error:
-            # Said by _handshake already; this line tells that nobody was hurt yet.
+            # Said by the attestation already; this line tells that nobody was hurt yet.
             _log.info(
                 "token not renewed yet",
                 extra={"code": error.code.name, "retry_in": limits.TOKEN_REFRESH_PAUSE},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import AgentError, ErrorCode
+from agent.kbs.progress import Phase, reached
 
 if TYPE_CHECKING:
     from agent.config.model import Kbs
@@ -41,6 +42,7 @@ def context(settings: Kbs) -> ssl.SSLContext | None:
     # T-KBS-60: nothing older is spoken, whatever the system's OpenSSL policy allows.
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["http/1.1"])
+    made.sslobject_class = _Watched
     if settings.pins:
         _trust_pins(made, settings.pins)
     else:
@@ -64,6 +66,15 @@ def spki_digest(certificate: bytes) -> bytes:
     except UnsupportedAlgorithm as error:
         raise ValueError("unsupported kind of key") from error
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+class _Watched(ssl.SSLObject):
+    """The documented hook of ``SSLContext.sslobject_class``; asyncio drives it."""
+
+    def do_handshake(self) -> None:
+        """A step of the handshake; the first one is when the TCP connection stands."""
+        reached(Phase.TLS)
+        super().do_handshake()
 
 
 def _trust_roots(made: ssl.SSLContext, extra_roots: str) -> None:
@@ -102,8 +113,8 @@ def _trust_pins(made: ssl.SSLContext, pins: tuple[bytes, ...]) -> None:
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
 
-    class PinnedObject(ssl.SSLObject):
-        """The documented hook of ``SSLContext.sslobject_class``; asyncio drives it."""
+    class PinnedObject(_Watched):
+        """Checks the pin at the end of the handshake."""
 
         def do_handshake(self) -> None:
             """Finish the handshake and check the pin.

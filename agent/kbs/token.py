@@ -2,12 +2,17 @@
 
 Nothing here verifies a token: the broker that issued it is the one that reads it (kbs_protocol.md 5.5).
 The guest only needs to know how long to keep it.
+
+Life is ``exp - iat`` counted from receipt on the boot clock, with no leeway added: the guest never presents a
+token past its end. What rounding to whole seconds and the way from the broker take away is covered by the
+margin of :class:`Held`, and by the leeway that brokers themselves grant (60 s in Trustee).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,28 +20,115 @@ import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.kbs.credential import COOKIE_VALUE, SessionRef
 from agent.kbs.keys import TeeKey
 from agent.kbs.messages import jwt_payload, parse
 from agent.secret import Secret
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agent.clock import Clock, Deadline
+    from agent.config.model import KeyAlgorithm
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class KbsToken:
     """A token and the key pair it is bound to.
+
+    Whoever uses one holds this object, not its ``jwt``: :func:`wipe_when_dropped`.
 
     Attributes:
         jwt: the compact JWT, ASCII.
         key: decrypts what the broker sends for this token.
         expires: seconds on ``clock.boot()``. Renewal before that (``limits.TOKEN_MARGIN``) is the
             holder's business.
+        session: the attested session of the same handshake; None when another process attested.
+        identity: :func:`token_identity` of what was attested; empty when another process attested.
     """
 
     jwt: Secret
     key: TeeKey
     expires: float
+    session: SessionRef | None = None
+    identity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A token in use, and its times on the boot clock, in seconds.
+
+    Attributes:
+        token: what callers get.
+        usable_until: callers no longer get it from here on.
+        refresh_from: it may be renewed in the background from here on.
+    """
+
+    token: KbsToken
+    usable_until: float
+    refresh_from: float
+
+    @classmethod
+    def since(cls, token: KbsToken, received: float, chance: float) -> Held:
+        """Times for a token that was received just now.
+
+        It may be renewed from ``limits.TOKEN_REFRESH_AT`` of its life on, give or take
+        ``limits.TOKEN_REFRESH_SPREAD``. The margin before its end is ``limits.TOKEN_MARGIN``, but at most a
+        tenth of its life, so that also a short-lived token is renewed before anybody has to wait.
+
+        Args:
+            token: the token.
+            received: boot clock.
+            chance: 0 to 1, drawn for this token: guests that booted together do not renew together.
+        """
+        life = max(0.0, token.expires - received)
+        usable = received + life - min(limits.TOKEN_MARGIN, life / 10)
+        share = limits.TOKEN_REFRESH_AT + limits.TOKEN_REFRESH_SPREAD * (2 * chance - 1)
+        return cls(token, usable, min(usable, received + share * life))
+
+
+def refresh_due(now: float, refresh_from: float, last_used: float, while_used: float) -> bool:
+    """Whether to renew in the background. A guest that uses no token stops attesting.
+
+    Args:
+        now: seconds on the boot clock.
+        refresh_from: earliest time for it, same clock.
+        last_used: when somebody last got the token, same clock.
+        while_used: seconds after its last use a token is still renewed; 0 for never in the background.
+    """
+    return while_used > 0 and now >= refresh_from and now - last_used <= while_used
+
+
+def token_identity(
+    endpoints: Iterable[str], init_data: str | None, tee: str, devices: Iterable[str], algorithm: KeyAlgorithm
+) -> str:
+    """Names what a token stands for: what was released for one is not right for another.
+
+    Args:
+        endpoints: base URLs of the broker, in order.
+        init_data: TOML text as measured, or None.
+        tee: wire string of the primary TEE; empty when there is none.
+        devices: wire strings of the devices, in any order.
+        algorithm: of the key pair.
+
+    Returns:
+        64 hexadecimal digits; says nothing about the parts, so it may be logged.
+    """
+    measured = "" if init_data is None else hashlib.sha256(init_data.encode()).hexdigest()
+    parts = (tuple(endpoints), measured, tee, sorted(devices), algorithm.value)
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def wipe_when_dropped(token: KbsToken) -> None:
+    """Overwrite JWT and session cookie once the last holder lets go of ``token``.
+
+    Callers hold a token while an answer for it is under way, so a renewed one lives exactly until then.
+    What this cannot reach: the copies made for each request's head, which Python frees without overwriting.
+    The private key is OpenSSL's, which clears it when it is freed at the same time.
+    """
+    weakref.finalize(token, token.jwt.wipe)
+    if token.session is not None:
+        weakref.finalize(token, token.session.cookie.wipe)
 
 
 class TokenSource(Protocol):
@@ -57,9 +149,16 @@ class _Claims(msgspec.Struct, frozen=True):
     nbf: float | None = None
 
 
-class _Exported(msgspec.Struct, frozen=True):
+class _ExportedSession(msgspec.Struct, frozen=True):
+    cookie: str
+    endpoint: str
+    seconds: float
+
+
+class _Exported(msgspec.Struct, frozen=True, omit_defaults=True):
     token: str
     tee_keypair: str
+    session: _ExportedSession | None = None
 
 
 def held_token(jwt: Secret, key: TeeKey, clock: Clock) -> KbsToken:
@@ -80,10 +179,18 @@ def token_digest(jwt: Secret) -> bytes:
     return hashlib.sha256(jwt.reveal()).digest()
 
 
-def encode_token(token: KbsToken) -> Secret:
-    """GetToken's answer for type ``kbs``: JSON ``{"token", "tee_keypair"}`` (kbs_protocol.md 5.1)."""
+def encode_token(token: KbsToken, clock: Clock | None = None) -> Secret:
+    """GetToken's answer for type ``kbs``: JSON ``{"token", "tee_keypair"}`` (kbs_protocol.md 5.1).
+
+    With a clock also ``session``, for another role of ours: the broker's session and its seconds left.
+    """
+    session = None
+    if clock is not None and token.session is not None:
+        ref = token.session
+        cookie = ref.cookie.reveal().decode("ascii")
+        session = _ExportedSession(cookie, ref.endpoint, max(0.0, ref.until - clock.boot()))
     pem = token.key.pem().reveal().decode("ascii")
-    return Secret(msgspec.json.encode(_Exported(token.jwt.reveal().decode("ascii"), pem)))
+    return Secret(msgspec.json.encode(_Exported(token.jwt.reveal().decode("ascii"), pem, session)))
 
 
 def decode_token(body: bytes, clock: Clock) -> KbsToken:
@@ -112,7 +219,17 @@ def decode_token(body: bytes, clock: Clock) -> KbsToken:
     life = _life(claims, clock)
     if claims.exp is not None and claims.exp > clock.wall():
         life = min(life, claims.exp - clock.wall())
-    return KbsToken(jwt, key, clock.boot() + life)
+    return KbsToken(jwt, key, clock.boot() + life, session=_session(exported.session, clock))
+
+
+def _session(told: _ExportedSession | None, clock: Clock) -> SessionRef | None:
+    if told is None or not math.isfinite(told.seconds):
+        return None
+    # T-TOKEN-44: it becomes a head line, so what a broker's cookie may not hold is not believed here either.
+    if not COOKIE_VALUE.fullmatch(told.cookie):
+        return None
+    until = clock.boot() + min(max(0.0, told.seconds), limits.TOKEN_MAX_LIFE)
+    return SessionRef(Secret(told.cookie.encode("ascii")), told.endpoint, until)
 
 
 def _claims(jwt: Secret) -> _Claims:

@@ -7,6 +7,7 @@ cookies and tokens never reach a log or an error from here.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import ssl
@@ -17,6 +18,7 @@ from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.http import URL, aiohttp
 from agent.kbs import tls
+from agent.kbs.progress import Phase, Progress, Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -29,6 +31,7 @@ USER_AGENT: Final = "attestation-agent-kbs-client/0.1.0"
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _CHUNK: Final = 64 * limits.KIB
 _MAX_COOKIES: Final = 8
 _PROXY: Final = re.compile(
@@ -51,6 +54,7 @@ class Call:
         headers: besides those every request has.
         body: JSON, or None.
         repeatable: may be sent again when a kept connection was closed under it.
+        connect: seconds for connection set-up.
     """
 
     endpoint: str
@@ -60,6 +64,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     repeatable: bool = True
+    connect: float = limits.KBS_CONNECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class Answer:
         body: as received; empty for redirects and for error pages above ``limits.KBS_MAX_PROBLEM``.
         cookies: ``Set-Cookie`` lines.
         location: ``Location`` of a redirect.
+        date: ``Date``, as sent.
+        retry_after: ``Retry-After``, as sent.
     """
 
     status: int
@@ -79,26 +86,28 @@ class Answer:
     body: bytes = field(repr=False)
     cookies: tuple[str, ...] = field(default=(), repr=False)
     location: str = ""
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where an exchange is: named when its time runs out.
-
-    Attributes:
-        phase: follows "while" in a sentence.
-        reused: the request went out on a connection that was kept from an earlier one.
-    """
-
-    phase: str = "waiting for a free connection"
-    reused: bool = False
+    date: str = ""
+    retry_after: str = ""
 
 
 class Transport:
-    """Keep-alive connections to one broker. Opens nothing before the first request."""
+    """Keep-alive connections to one broker. Opens nothing before the first request.
 
-    def __init__(self, settings: Kbs) -> None:
+    Args:
+        settings: of one endpoint.
+        resolver: for names; the system's when there is none. Injected in tests.
+        heard: told ``Date`` of each answer when its head has come, and the seconds it took.
+    """
+
+    def __init__(
+        self,
+        settings: Kbs,
+        resolver: aiohttp.abc.AbstractResolver | None = None,
+        heard: Callable[[str, float], None] | None = None,
+    ) -> None:
         self._settings = settings
+        self._resolver = resolver
+        self._heard = heard
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -116,11 +125,11 @@ class Transport:
             return await self._send(call, progress)
         except (aiohttp.ClientError, OSError) as error:
             if not (call.repeatable and progress.reused and _closed_early(error)):
-                raise explain(error, progress) from None
+                raise explain(error, progress, call.endpoint) from None
         try:
             return await self._send(call, progress)
         except (aiohttp.ClientError, OSError) as error:
-            raise explain(error, progress) from None
+            raise explain(error, progress, call.endpoint) from None
 
     async def close(self) -> None:
         """Drop all connections; what is under way fails. Safe to call twice."""
@@ -141,9 +150,13 @@ class Transport:
             headers=headers,
             proxy=self._settings.proxy,
             allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=call.connect),
             trace_request_ctx=progress,
         ) as response:
-            progress.phase = "reading the broker's answer"
+            progress.phase = Phase.BODY
+            if self._heard is not None:
+                took = asyncio.get_running_loop().time() - progress.sent
+                self._heard(response.headers.get("Date", ""), took)
             try:
                 return await _read(response, call)
             except AgentError:
@@ -165,11 +178,12 @@ class Transport:
     def _new_session(self, trust: ssl.SSLContext | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             # Callers queue before they come here: in the connector their wait would count as connecting.
-            connector=aiohttp.TCPConnector(ssl=trust or True, limit=0),
+            connector=aiohttp.TCPConnector(
+                ssl=trust or True, limit=0, resolver=Resolver(self._resolver), use_dns_cache=False
+            ),
             # T-KBS-64: no jar. The session id goes to /attest and nowhere else.
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._settings.connect_timeout),
             auto_decompress=False,
             trust_env=False,
             # T-KBS-65: the head is bounded before it is parsed.
@@ -201,7 +215,8 @@ async def _read(response: aiohttp.ClientResponse, call: Call) -> Answer:
             raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, f"{where}: more than {call.largest} bytes")
         response.close()  # some proxy's error page: its status says enough
     cookies = tuple(response.headers.getall("Set-Cookie", [])[:_MAX_COOKIES])
-    return Answer(response.status, media_type, body or b"", cookies)
+    date, later = (response.headers.get(name, "") for name in ("Date", "Retry-After"))
+    return Answer(response.status, media_type, body or b"", cookies, date=date, retry_after=later)
 
 
 async def _bounded(response: aiohttp.ClientResponse, largest: int) -> bytes | None:
@@ -218,7 +233,7 @@ async def _bounded(response: aiohttp.ClientResponse, largest: int) -> bytes | No
     return b"".join(chunks)
 
 
-def explain(error: aiohttp.ClientError | OSError, progress: Progress) -> AgentError:
+def explain(error: aiohttp.ClientError | OSError, progress: Progress, endpoint: str) -> AgentError:
     """What a failure of the HTTP library means; its own text is dropped, since it can quote the peer."""
     code, kind = ErrorCode.KBS_UNREACHABLE, type(error).__name__
     if reason := _tls_reason(error):
@@ -228,11 +243,14 @@ def explain(error: aiohttp.ClientError | OSError, progress: Progress) -> AgentEr
     elif isinstance(error, aiohttp.ClientHttpProxyError):
         detail = f"the proxy answered CONNECT with {error.status}"
     elif isinstance(error, TimeoutError):
-        detail = f"no connection in time, while {progress.phase}"
+        code, detail = (
+            progress.phase.timeout(endpoint),
+            f"no connection in time, while {progress.phase.value}",
+        )
     elif isinstance(error, aiohttp.ClientPayloadError):
         detail = "the broker's answer broke off"
     elif isinstance(error, aiohttp.ClientConnectionError | OSError):
-        detail = f"connection lost while {progress.phase} ({kind})"
+        detail = f"connection lost while {progress.phase.value} ({kind})"
     elif isinstance(error, aiohttp.InvalidURL):
         code, detail = ErrorCode.CONFIG_INVALID, "the broker's URL is not one"
     else:
@@ -242,6 +260,8 @@ def explain(error: aiohttp.ClientError | OSError, progress: Progress) -> AgentEr
 
 def _not_connected(error: aiohttp.ClientConnectorError) -> tuple[ErrorCode, str]:
     reason = _system_reason(error.os_error)
+    if error.os_error.errno in _EXHAUSTED:
+        return ErrorCode.GUEST_EXHAUSTED, f"no connection: {reason}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return ErrorCode.KBS_DNS_FAILED, f"{error.host}: {reason}"
     if isinstance(error, aiohttp.ClientProxyConnectionError):
@@ -284,19 +304,17 @@ def _system_reason(error: OSError) -> str:
 def _tracing() -> aiohttp.TraceConfig:
     """Notes in the request's :class:`Progress` what it waits for."""
 
-    def note(phase: str, *, reused: bool) -> Callable[..., Awaitable[None]]:
+    def note(phase: Phase, *, reused: bool) -> Callable[..., Awaitable[None]]:
         async def noted(_session: object, context: SimpleNamespace, _params: object) -> None:
             progress = context.trace_request_ctx
             if isinstance(progress, Progress):
                 progress.phase, progress.reused = phase, reused
+                progress.sent = asyncio.get_running_loop().time()
 
         return noted
 
     config = aiohttp.TraceConfig()
-    connecting = note("connecting to the broker", reused=False)
-    config.on_connection_create_start.append(connecting)
-    config.on_dns_resolvehost_start.append(note("resolving the broker's name", reused=False))
-    config.on_dns_resolvehost_end.append(connecting)
-    config.on_connection_create_end.append(note("waiting for the broker's answer", reused=False))
-    config.on_connection_reuseconn.append(note("waiting for the broker's answer", reused=True))
+    config.on_connection_create_start.append(note(Phase.CONNECT, reused=False))
+    config.on_connection_create_end.append(note(Phase.ANSWER, reused=False))
+    config.on_connection_reuseconn.append(note(Phase.ANSWER, reused=True))
     return config

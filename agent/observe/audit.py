@@ -32,7 +32,15 @@ class Audit:
         return MappingProxyType(self._counts)
 
     def record(
-        self, *, api: str, peer: str, verb: str, resource: str | None, result: str, request_id: str
+        self,
+        *,
+        api: str,
+        peer: str,
+        verb: str,
+        resource: str | None,
+        result: str,
+        request_id: str,
+        cache: str | None = None,
     ) -> None:
         """Write one line. No parameter takes the value that was handed out.
 
@@ -43,9 +51,14 @@ class Audit:
             resource: what ``names`` made of the resource's name, or None where there is none.
             result: ``ok`` or the name of an error code.
             request_id: of the request, for finding its other lines.
+            cache: ``hit``, ``miss`` or ``stale`` for a resource that was handed out.
         """
         self._counts[verb, result] += 1
         extra = {"api": api, "peer": peer, "verb": verb, "result": result, "request_id": request_id}
         if resource is not None:
             extra["resource"] = resource
-        _log.info("audit", extra=extra)
+        if cache is not None:
+            extra["cache"] = cache
+        # logging would look up the caller's file and line for each, which nobody prints.
+        if _log.isEnabledFor(logging.INFO):
+            _log.handle(_log.makeRecord(_log.name, logging.INFO, "", 0, "audit", (), None, extra=extra))

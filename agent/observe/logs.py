@@ -103,6 +103,13 @@ FIELDS: Final = frozenset(
 _HINTS: Final = frozenset(code.meaning.hint for code in ErrorCode)
 _FIRST: Final = ("event", "message", "code", "request_id")
 
+_PLAIN: Final = re.compile(r"[A-DF-Za-df-z_][A-Za-z0-9_]{0,63}|#?[0-9a-f]{1,64}|[0-9.:]{1,64}", re.ASCII)
+"""Words, digests and addresses in which no pattern of ResourceNames.scrub() can find anything: no slash,
+blank, hyphen or equals sign, and no JWT, which begins with ``eyJ``."""
+
+_ORDERS_MAX: Final = 256
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
 
 class Formatter(logging.Formatter):
     """One ASCII line per record, as JSON or as text.
@@ -116,11 +123,13 @@ class Formatter(logging.Formatter):
         super().__init__()
         self._names = names
         self._json = style != "text"
+        self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._second = (-1, "")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line without its line end."""
         fields: dict[str, object] = {
-            "ts": _timestamp(record.created),
+            "ts": self._timestamp(record.created),
             "level": _LEVEL_NAMES.get(record.levelno, "info"),
             "logger": self._text(record.name, 100),
         }
@@ -129,20 +138,28 @@ class Formatter(logging.Formatter):
         self._exception(record, fields)
         if self._json:
             # ASCII only: no line separator, direction mark or terminal control of any kind gets out.
-            return json.dumps(fields, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")
+            return _ENCODE(fields).replace("\x7f", "\\u007f")
         return _as_text(fields)
 
     def _fields(self, record: logging.LogRecord) -> dict[str, object]:
         given = {name: value for name, value in vars(record).items() if name in FIELDS}
         given["message" if "event" in given else "event"] = _expanded(record)
-        order = [*(name for name in _FIRST if name in given), *sorted(given.keys() - set(_FIRST))]
-        return {name: self._value(given[name]) for name in order}
+        return {name: self._value(given[name]) for name in self._order(tuple(given))}
+
+    def _order(self, given: tuple[str, ...]) -> tuple[str, ...]:
+        """The fields of one kind of line in the order they are written; there are few kinds."""
+        order = self._orders.get(given)
+        if order is None:
+            order = (*(name for name in _FIRST if name in given), *sorted(set(given) - set(_FIRST)))
+            if len(self._orders) < _ORDERS_MAX:
+                self._orders[given] = order
+        return order
 
     def _value(self, value: object) -> object:
-        if value is None or isinstance(value, bool) or (isinstance(value, str) and value in _HINTS):
+        if isinstance(value, str) and (_PLAIN.fullmatch(value) or value in _HINTS):
             return value  # hints are our own words, with example URIs in them
-        if isinstance(value, float):
-            return value if math.isfinite(value) else str(value)  # JSON has no infinity
+        if value is None or isinstance(value, bool | float):
+            return value if value is None or math.isfinite(value) else str(value)  # JSON has no infinity
         if isinstance(value, enum.Enum):
             return value.name
         if isinstance(value, int):
@@ -154,8 +171,18 @@ class Formatter(logging.Formatter):
         return self._text(str(safe_argument(value)))
 
     def _text(self, text: str, limit: int = _MAX_TEXT) -> str:
+        if _PLAIN.fullmatch(text):
+            return text
         clean = self._names.scrub(text)
         return clean if len(clean) <= limit else clean[:limit] + "..."
+
+    def _timestamp(self, seconds: float) -> str:
+        whole = int(seconds)
+        known, text = self._second
+        if known != whole:
+            text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = (whole, text)
+        return f"{text}.{min(999999, round((seconds - whole) * 1e6)) // 1000:03}Z"
 
     def _foreign(self, record: logging.LogRecord) -> str:
         # T-LOG-8: the template is the library's own text; its arguments can be ours or the caller's.
@@ -195,11 +222,6 @@ def _expanded(record: logging.LogRecord) -> str:
     except (TypeError, ValueError, KeyError):
         pass  # a wrong template: it is still worth a line
     return str(record.msg)
-
-
-def _timestamp(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _as_text(fields: dict[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -41,10 +42,25 @@ class Metrics:
             buckets=(0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
         )
         self._kbs = self._counter("kbs_requests", "HTTP requests to the broker.", "endpoint", "result")
+        self._retries = self._counter("kbs_retries", "Requests to the broker tried again.", "endpoint")
+        self._servers = self._counter(
+            "kbs_endpoint_requests", "HTTP requests by endpoint, when there are several.", "index", "result"
+        )
+        self._health = Gauge(
+            "coco_kbs_endpoint_health",
+            "Circuit breaker by endpoint: 0 closed, 1 half open, 2 open.",
+            ["index"],
+            registry=self.registry,
+        )
+        self._credentials = self._counter("kbs_credentials", "Resource requests by credential.", "kind")
+        self._token = Gauge("coco_token_bytes", "Size of the latest token reply.", registry=self.registry)
         self._released = self._counter("kbs_resource_releases", "Resources the broker released.")
         self._denied = self._counter("kbs_resource_denials", "Resources not released.", "reason")
         self._requests = self._counter("requests", "Requests by API.", "api", "verb", "result")
         self._cache = self._counter("resource_cache_requests", "Resource cache look-ups.", "result")
+        # labels() validates and locks each time; all values come from closed sets, so these stay small.
+        self._by_request: dict[tuple[str, str, str], Counter] = {}
+        self._by_cache: dict[str, Counter] = {}
         Gauge("coco_build_info", "Version of the agent.", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
@@ -72,6 +88,23 @@ class Metrics:
         """One HTTP exchange: endpoint ``auth``, ``attest`` or ``resource``; result ``ok`` or a code."""
         self._kbs.labels(endpoint, result).inc()
 
+    def kbs_retry(self, endpoint: str) -> None:
+        """A request is tried again after a pause."""
+        self._retries.labels(endpoint).inc()
+
+    def endpoint_request(self, index: int, result: str, health: int) -> None:
+        """One exchange with the endpoint at ``index`` of the configured order, and its breaker's state."""
+        self._servers.labels(str(index), result).inc()
+        self._health.labels(str(index)).set(health)
+
+    def kbs_credential(self, kind: str) -> None:
+        """What a resource request carried: ``bearer`` or ``cookie``."""
+        self._credentials.labels(kind).inc()
+
+    def token_bytes(self, size: int) -> None:
+        """Size of a token reply."""
+        self._token.set(size)
+
     def resource_released(self) -> None:
         """The broker released a resource."""
         self._released.inc()
@@ -82,16 +115,41 @@ class Metrics:
 
     def request(self, api: str, verb: str, result: str) -> None:
         """One request of a caller: api ``rest`` or ``ttrpc``; result ``ok`` or a code."""
-        self._requests.labels(api, verb, result).inc()
+        counter = self._by_request.get((api, verb, result))
+        if counter is None:
+            counter = self._by_request[api, verb, result] = self._requests.labels(api, verb, result)
+        counter.inc()
 
     def cache(self, result: str) -> None:
-        """One resource cache look-up: ``hit``, ``miss`` or ``joined`` (a flight already under way)."""
-        self._cache.labels(result).inc()
+        """One resource cache look-up.
+
+        Args:
+            result: ``hit``, ``miss``, ``joined`` (a flight already under way), ``stale`` or ``negative``
+                (a refusal that is remembered).
+        """
+        counter = self._by_cache.get(result)
+        if counter is None:
+            counter = self._by_cache[result] = self._cache.labels(result)
+        counter.inc()
 
     def watch_token(self, seconds_left: Callable[[], float]) -> None:
         """Export the held token's remaining life; negative or 0 when none is held."""
         gauge = Gauge("coco_token_seconds_left", "Seconds until the token expires.", registry=self.registry)
         gauge.set_function(seconds_left)
+
+    def watch_clock(self, offset: Callable[[], float | None]) -> None:
+        """Export how far the guest's clock is ahead of the broker's; NaN while that is not known."""
+        gauge = Gauge(
+            "coco_clock_skew_seconds",
+            "Seconds the guest's clock is ahead of the broker's, by its authenticated Date; NaN: not known.",
+            registry=self.registry,
+        )
+
+        def known() -> float:
+            seconds = offset()
+            return math.nan if seconds is None else seconds
+
+        gauge.set_function(known)
 
     def render(self) -> bytes:
         """The text exposition format."""

@@ -16,6 +16,12 @@ from typing import Final
 CAPACITY: Final = 1024
 """Lines that wait; at most about 8 MiB."""
 
+BATCH: Final = 64 * 1024
+"""Bytes from which lines that wait are written at once."""
+
+PAUSE: Final = 0.005
+"""Seconds the writer sleeps after a write: under load lines gather meanwhile, and the loop is left alone."""
+
 _WAIT_WRITABLE_MS: Final = 1000
 
 
@@ -35,6 +41,7 @@ class StderrHandler(logging.Handler):
         self._reported = 0
         self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._hurry = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the record's line, or count it as dropped."""
@@ -64,6 +71,7 @@ class StderrHandler(logging.Handler):
             return True
         written = threading.Event()
         self._queue.put(written)
+        self._hurry.set()
         return written.wait(timeout)
 
     def flush(self) -> None:
@@ -75,19 +83,38 @@ class StderrHandler(logging.Handler):
         thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive():
             self._queue.put(None)
+            self._hurry.set()
             thread.join(1.0)
         super().close()
 
     def _write_all(self) -> None:
-        while (item := self._queue.get()) is not None:
+        item: bytes | threading.Event | None = b""
+        while item is not None:
+            item = self._write_batch(self._queue.get())
             if isinstance(item, threading.Event):
                 item.set()
-                continue
-            self._write(item)
-            missing = self.dropped - self._reported
-            if missing:
-                self._reported += missing
-                self._write(self._overflow(missing))
+            elif item is not None:
+                self._hurry.wait(PAUSE)
+            self._hurry.clear()
+
+    def _write_batch(self, item: bytes | threading.Event | None) -> bytes | threading.Event | None:
+        """Write the lines that wait, ``item`` first; what ended them: an event, None, or the last line."""
+        lines, size = [], 0
+        while isinstance(item, bytes):
+            lines.append(item)
+            size += len(item)
+            if size >= BATCH:
+                break
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        self._write(b"".join(lines))
+        missing = self.dropped - self._reported
+        if missing:
+            self._reported += missing
+            self._write(self._overflow(missing))
+        return item
 
     def _overflow(self, missing: int) -> bytes:
         record = logging.LogRecord(
@@ -105,6 +132,7 @@ class StderrHandler(logging.Handler):
                 waiter.register(self.descriptor, select.POLLOUT)
                 waiter.poll(_WAIT_WRITABLE_MS)
             except OSError:
-                self.dropped += 1  # nobody reads any more: there is nowhere to say so
-                self._reported += 1
+                lost = line.count(b"\n")  # nobody reads any more: there is nowhere to say so
+                self.dropped += lost
+                self._reported += lost
                 return

@@ -99,20 +99,24 @@ class GetTokenRequest(_message.Message):
 
     TOKENTYPE_FIELD_NUMBER: _builtins.int
     REFUSEDTOKEN_FIELD_NUMBER: _builtins.int
+    TELLSESSION_FIELD_NUMBER: _builtins.int
     TokenType: _builtins.str
     RefusedToken: _builtins.bytes
     """Ours, ignored by others: SHA-256 of a token that the broker refused, so that the agent attests again
     instead of giving it once more.
     """
+    TellSession: _builtins.bool
+    """Ours: also tell the broker's session, for tokens too large for a request head."""
     def __init__(
         self,
         *,
         TokenType: _builtins.str = ...,
         RefusedToken: _builtins.bytes = ...,
+        TellSession: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["RefusedToken", b"RefusedToken", "TokenType", b"TokenType"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["RefusedToken", b"RefusedToken", "TellSession", b"TellSession", "TokenType", b"TokenType"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63onfidential_data_hub.proto\x12\x03\x61pi\"#\n\x11UnsealSecretInput\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\"\'\n\x12UnsealSecretOutput\x12\x11\n\tplaintext\x18\x01 \x01(\x0c\"*\n\x12GetResourceRequest\x12\x14\n\x0cResourcePath\x18\x01 \x01(\t\"\'\n\x13GetResourceResponse\x12\x10\n\x08Resource\x18\x01 \x01(\x0c\"\xb4\x01\n\x12SecureMountRequest\x12\x13\n\x0bvolume_type\x18\x01 \x01(\t\x12\x35\n\x07options\x18\x02 \x03(\x0b\x32$.api.SecureMountRequest.OptionsEntry\x12\r\n\x05\x66lags\x18\x03 \x03(\t\x12\x13\n\x0bmount_point\x18\x04 \x01(\t\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x15\n\x13SecureMountResponse\":\n\x10ImagePullRequest\x12\x11\n\timage_url\x18\x01 \x01(\t\x12\x13\n\x0b\x62undle_path\x18\x02 \x01(\t\",\n\x11ImagePullResponse\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\t2V\n\x13SealedSecretService\x12?\n\x0cUnsealSecret\x12\x16.api.UnsealSecretInput\x1a\x17.api.UnsealSecretOutput2V\n\x12GetResourceService\x12@\n\x0bGetResource\x12\x17.api.GetResourceRequest\x1a\x18.api.GetResourceResponse2V\n\x12SecureMountService\x12@\n\x0bSecureMount\x12\x17.api.SecureMountRequest\x1a\x18.api.SecureMountResponse2N\n\x10ImagePullService\x12:\n\tPullImage\x12\x15.api.ImagePullRequest\x1a\x16.api.ImagePullResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63onfidential_data_hub.proto\x12\x03\x61pi\"#\n\x11UnsealSecretInput\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\"\'\n\x12UnsealSecretOutput\x12\x11\n\tplaintext\x18\x01 \x01(\x0c\"T\n\x12GetResourceRequest\x12\x14\n\x0cResourcePath\x18\x01 \x01(\t\x12\x16\n\rTellFreshness\x18\xe8\x07 \x01(\x08\x12\x10\n\x07Refresh\x18\xe9\x07 \x01(\x08\"I\n\x13GetResourceResponse\x12\x10\n\x08Resource\x18\x01 \x01(\x0c\x12\x12\n\tFreshness\x18\xe8\x07 \x01(\t\x12\x0c\n\x03\x41ge\x18\xe9\x07 \x01(\x01\"\xb4\x01\n\x12SecureMountRequest\x12\x13\n\x0bvolume_type\x18\x01 \x01(\t\x12\x35\n\x07options\x18\x02 \x03(\x0b\x32$.api.SecureMountRequest.OptionsEntry\x12\r\n\x05\x66lags\x18\x03 \x03(\t\x12\x13\n\x0bmount_point\x18\x04 \x01(\t\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x15\n\x13SecureMountResponse\":\n\x10ImagePullRequest\x12\x11\n\timage_url\x18\x01 \x01(\t\x12\x13\n\x0b\x62undle_path\x18\x02 \x01(\t\",\n\x11ImagePullResponse\x12\x17\n\x0fmanifest_digest\x18\x01 \x01(\t2V\n\x13SealedSecretService\x12?\n\x0cUnsealSecret\x12\x16.api.UnsealSecretInput\x1a\x17.api.UnsealSecretOutput2V\n\x12GetResourceService\x12@\n\x0bGetResource\x12\x17.api.GetResourceRequest\x1a\x18.api.GetResourceResponse2V\n\x12SecureMountService\x12@\n\x0bSecureMount\x12\x17.api.SecureMountRequest\x1a\x18.api.SecureMountResponse2N\n\x10ImagePullService\x12:\n\tPullImage\x12\x15.api.ImagePullRequest\x1a\x16.api.ImagePullResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,25 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNSEALSECRETOUTPUT']._serialized_start=73
   _globals['_UNSEALSECRETOUTPUT']._serialized_end=112
   _globals['_GETRESOURCEREQUEST']._serialized_start=114
-  _globals['_GETRESOURCEREQUEST']._serialized_end=156
-  _globals['_GETRESOURCERESPONSE']._serialized_start=158
-  _globals['_GETRESOURCERESPONSE']._serialized_end=197
-  _globals['_SECUREMOUNTREQUEST']._serialized_start=200
-  _globals['_SECUREMOUNTREQUEST']._serialized_end=380
-  _globals['_SECUREMOUNTREQUEST_OPTIONSENTRY']._serialized_start=334
-  _globals['_SECUREMOUNTREQUEST_OPTIONSENTRY']._serialized_end=380
-  _globals['_SECUREMOUNTRESPONSE']._serialized_start=382
-  _globals['_SECUREMOUNTRESPONSE']._serialized_end=403
-  _globals['_IMAGEPULLREQUEST']._serialized_start=405
-  _globals['_IMAGEPULLREQUEST']._serialized_end=463
-  _globals['_IMAGEPULLRESPONSE']._serialized_start=465
-  _globals['_IMAGEPULLRESPONSE']._serialized_end=509
-  _globals['_SEALEDSECRETSERVICE']._serialized_start=511
-  _globals['_SEALEDSECRETSERVICE']._serialized_end=597
-  _globals['_GETRESOURCESERVICE']._serialized_start=599
-  _globals['_GETRESOURCESERVICE']._serialized_end=685
-  _globals['_SECUREMOUNTSERVICE']._serialized_start=687
-  _globals['_SECUREMOUNTSERVICE']._serialized_end=773
-  _globals['_IMAGEPULLSERVICE']._serialized_start=775
-  _globals['_IMAGEPULLSERVICE']._serialized_end=853
+  _globals['_GETRESOURCEREQUEST']._serialized_end=198
+  _globals['_GETRESOURCERESPONSE']._serialized_start=200
+  _globals['_GETRESOURCERESPONSE']._serialized_end=273
+  _globals['_SECUREMOUNTREQUEST']._serialized_start=276
+  _globals['_SECUREMOUNTREQUEST']._serialized_end=456
+  _globals['_SECUREMOUNTREQUEST_OPTIONSENTRY']._serialized_start=410
+  _globals['_SECUREMOUNTREQUEST_OPTIONSENTRY']._serialized_end=456
+  _globals['_SECUREMOUNTRESPONSE']._serialized_start=458
+  _globals['_SECUREMOUNTRESPONSE']._serialized_end=479
+  _globals['_IMAGEPULLREQUEST']._serialized_start=481
+  _globals['_IMAGEPULLREQUEST']._serialized_end=539
+  _globals['_IMAGEPULLRESPONSE']._serialized_start=541
+  _globals['_IMAGEPULLRESPONSE']._serialized_end=585
+  _globals['_SEALEDSECRETSERVICE']._serialized_start=587
+  _globals['_SEALEDSECRETSERVICE']._serialized_end=673
+  _globals['_GETRESOURCESERVICE']._serialized_start=675
+  _globals['_GETRESOURCESERVICE']._serialized_end=761
+  _globals['_SECUREMOUNTSERVICE']._serialized_start=763
+  _globals['_SECUREMOUNTSERVICE']._serialized_end=849
+  _globals['_IMAGEPULLSERVICE']._serialized_start=851
+  _globals['_IMAGEPULLSERVICE']._serialized_end=929
 # @@protoc_insertion_point(module_scope)

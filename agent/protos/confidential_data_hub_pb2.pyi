@@ -61,16 +61,23 @@ class GetResourceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCEPATH_FIELD_NUMBER: _builtins.int
+    TELLFRESHNESS_FIELD_NUMBER: _builtins.int
+    REFRESH_FIELD_NUMBER: _builtins.int
     ResourcePath: _builtins.str
     """A kbs:// URI, in spite of the name."""
+    TellFreshness: _builtins.bool
+    """Ours, ignored by others: say how fresh the answer is; ask the broker, whatever is kept."""
+    Refresh: _builtins.bool
     def __init__(
         self,
         *,
         ResourcePath: _builtins.str = ...,
+        TellFreshness: _builtins.bool = ...,
+        Refresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ResourcePath", b"ResourcePath"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["Refresh", b"Refresh", "ResourcePath", b"ResourcePath", "TellFreshness", b"TellFreshness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -81,15 +88,22 @@ class GetResourceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCE_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
     Resource: _builtins.bytes
+    Freshness: _builtins.str
+    """Ours, only when asked: HIT, MISS or STALE, and seconds since the broker was asked."""
+    Age: _builtins.float
     def __init__(
         self,
         *,
         Resource: _builtins.bytes = ...,
+        Freshness: _builtins.str = ...,
+        Age: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["Resource", b"Resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["Age", b"Age", "Freshness", b"Freshness", "Resource", b"Resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,7 @@ from agent.clock import Deadline
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode, Fault
 from agent.observe.redact import locations
+from agent.roles import Fetched, MeasurementResult
 from agent.serve.access import Call, Caller
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.observe.audit import Audit
     from agent.observe.metrics import Metrics
-    from agent.roles import AttesterRole, HubRole, MeasurementResult
+    from agent.roles import AttesterRole, HubRole
     from agent.secret import Secret
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+_ID_POOL = 256
 
 _NOT_AUDITED = frozenset({"tee_type", "additional_tees"})
 """They hand out nothing that the host does not know already."""
@@ -41,6 +44,8 @@ class Front:
         metrics: requests are counted here.
         audit: one line per secret, token or piece of evidence handed out or refused.
         clock: for deadlines and durations.
+        kept: what the hub can answer without asking anybody, by URI; None when that is nothing.
+        changed: told what changed about this guest that the broker may judge it by.
 
     Every method raises AgentError: FEATURE_DISABLED (role missing), PAYLOAD_TOO_LARGE, DEADLINE_EXCEEDED,
     INTERNAL, or what the role raised.
@@ -54,12 +59,17 @@ class Front:
         metrics: Metrics,
         audit: Audit,
         clock: Clock,
+        kept: Callable[[str], Fetched | None] | None = None,
+        changed: Callable[[str], None] | None = None,
     ) -> None:
         self._hub = hub
         self._attester = attester
         self._metrics = metrics
         self._audit = audit
         self._clock = clock
+        self._kept = kept
+        self._changed = changed
+        self._ids: list[str] = []
 
     def call(self, api: str, peer: str, timeout: float | None = None) -> Call:
         """A new request with an id of its own.
@@ -70,18 +80,36 @@ class Front:
             timeout: seconds the caller waits; None, 0 or less: ``limits.RPC_DEADLINE``.
         """
         seconds = timeout if timeout is not None and timeout > 0 else limits.RPC_DEADLINE
+        return Call(Caller(api, peer), self._request_id(), Deadline.after(self._clock, seconds))
+
+    def _request_id(self) -> str:
         # T-LOG-5: ids are random, so that one guest's load cannot be read from another's answers.
-        return Call(Caller(api, peer), secrets.token_hex(8), Deadline.after(self._clock, seconds))
+        if not self._ids:
+            pool = secrets.token_hex(_ID_POOL * 8)  # one system call for many
+            self._ids = [pool[at : at + 16] for at in range(0, len(pool), 16)]
+        return self._ids.pop()
 
-    async def get_resource(self, call: Call, uri: str) -> Secret:
-        """Plaintext of the resource at a ``kbs://`` URI of at most ``limits.URI_MAX`` bytes."""
+    async def get_resource(self, call: Call, uri: str, *, refresh: bool = False) -> Fetched:
+        """The resource at a ``kbs://`` URI of at most ``limits.URI_MAX`` bytes.
 
-        async def work() -> Secret:
+        ``refresh`` asks the broker, whatever is kept.
+        """
+        kept = self._kept
+
+        async def work() -> Fetched:
             # T-REST-1, T-TTRPC-1: bounded before anybody parses it.
             _bound("the resource URI", _octets(uri), limits.URI_MAX)
-            return _fitting(call, await self._need_hub().get_resource(uri, call.deadline))
+            fetched = await self._need_hub().get_resource(uri, call.deadline, refresh=refresh)
+            _fit(call, fetched.secret)
+            return fetched
 
-        return await self._run(call, "get_resource", work, uri=uri)
+        def at_once() -> Fetched | None:
+            fetched = None if kept is None or refresh else kept(uri)
+            if fetched is not None:
+                _fit(call, fetched.secret)
+            return fetched
+
+        return await self._run(call, "get_resource", work, uri=uri, at_once=at_once)
 
     async def unseal(self, call: Call, sealed: bytes) -> Secret:
         """Plaintext of a sealed secret of at most ``limits.SEALED_MAX`` bytes."""
@@ -89,7 +117,9 @@ class Front:
         async def work() -> Secret:
             # T-SEAL-30: bounded before base64 and JSON see it.
             _bound("the sealed secret", len(sealed), limits.SEALED_MAX)
-            return _fitting(call, await self._need_hub().unseal(sealed, call.deadline))
+            secret = await self._need_hub().unseal(sealed, call.deadline)
+            _fit(call, secret)
+            return secret
 
         return await self._run(call, "unseal", work, blob=sealed)
 
@@ -121,15 +151,18 @@ class Front:
 
         return await self._run(call, "additional_evidence", work)
 
-    async def token(self, call: Call, token_type: str, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, call: Call, token_type: str, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         """A token; for ``kbs`` with the TEE's private key (kbs_protocol.md 5.1).
 
-        ``refused`` is the SHA-256 of a token that must not be given again, or empty.
+        ``refused`` is the SHA-256 of a token that must not be given again, or empty; ``session`` asks for the
+        broker's session, too.
         """
         return await self._run(
             call,
             "token",
-            lambda: self._need_attester().token(token_type, call.deadline, refused=refused),
+            lambda: self._need_attester().token(token_type, call.deadline, refused=refused, session=session),
         )
 
     async def tee_type(self, call: Call) -> str:
@@ -151,7 +184,13 @@ class Front:
             total = _octets(domain) + _octets(operation) + _octets(content)
             _bound("the event", total, limits.REST_MAX_BODY)
             attester = self._need_attester()
-            return await attester.extend(domain, operation, content, register, call.deadline)
+            result = MeasurementResult.OK  # as far as anybody knows when it fails: it may have been too late
+            try:
+                result = await attester.extend(domain, operation, content, register, call.deadline)
+                return result
+            finally:
+                if self._changed is not None and result is MeasurementResult.OK:
+                    self._changed("a runtime measurement was extended")
 
         return await self._run(call, "extend", work)
 
@@ -161,6 +200,8 @@ class Front:
         async def work() -> None:
             _bound("the init-data digest", len(digest), limits.MAX_RUNTIME_DATA)
             await self._need_attester().bind_init_data(digest, call.deadline)
+            if self._changed is not None:
+                self._changed("init-data was bound")
 
         await self._run(call, "bind_init_data", work)
 
@@ -182,12 +223,20 @@ class Front:
         *,
         uri: str | None = None,
         blob: bytes | None = None,
+        at_once: Callable[[], T | None] | None = None,
     ) -> T:
-        """Run one request; ``uri`` or ``blob`` says in the audit line what was asked for."""
+        """Run one request; ``uri`` or ``blob`` says in the audit line what was asked for.
+
+        ``at_once`` may have the answer without waiting; then there is no time to limit.
+        """
         began = self._clock.boot()
         result = ErrorCode.CANCELLED.name  # whatever else leaves: nothing was handed out
+        answer: T | None = None
         try:
-            async with call.deadline.limit(f"serving {verb}"):
+            if at_once is not None and (answer := at_once()) is not None:
+                result = "ok"
+                return answer
+            async with call.deadline.backstop(f"serving {verb}", layers=2):
                 answer = await work()
             result = "ok"
             return answer
@@ -211,7 +260,8 @@ class Front:
         finally:
             names = self._audit.names
             what = names.show(uri) if uri is not None else names.digest(blob) if blob is not None else None
-            self._account(call, verb, result, what, began)
+            cache = answer.freshness.value.lower() if isinstance(answer, Fetched) else None
+            self._account(call, verb, result, what, began=began, cache=cache)
 
     def _log_failure(self, call: Call, verb: str, error: AgentError, uri: str | None) -> None:
         level = logging.INFO if error.code.meaning.fault is Fault.CALLER else logging.WARNING
@@ -226,10 +276,14 @@ class Front:
             extra["problem"] = error.problem
         _log.log(level, "request failed", extra=extra)
 
-    def _account(self, call: Call, verb: str, result: str, what: str | None, began: float) -> None:
+    def _account(
+        self, call: Call, verb: str, result: str, what: str | None, *, began: float, cache: str | None
+    ) -> None:
         seconds = self._clock.boot() - began
         self._metrics.request(call.caller.api, verb, result)
-        _log.debug("request done", extra={**_who(call, verb), "result": result, "seconds": round(seconds, 6)})
+        if _log.isEnabledFor(logging.DEBUG):
+            extra = {**_who(call, verb), "result": result, "seconds": round(seconds, 6)}
+            _log.debug("request done", extra=extra)
         if verb in _NOT_AUDITED:
             return
         self._audit.record(
@@ -239,6 +293,7 @@ class Front:
             resource=what,
             result=result,
             request_id=call.request_id,
+            cache=cache,
         )
 
 
@@ -255,12 +310,11 @@ def _octets(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _fitting(call: Call, secret: Secret) -> Secret:
+def _fit(call: Call, secret: Secret) -> None:
     """Refuse what the caller's API cannot carry, before it is audited as handed out."""
     if call.caller.api == "ttrpc" and len(secret) > limits.TTRPC_MAX_ANSWER:
         detail = f"{len(secret)} bytes, a ttrpc answer holds {limits.TTRPC_MAX_ANSWER}"
         raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, detail)
-    return secret
 
 
 def _bound(what: str, size: int, limit: int) -> None:

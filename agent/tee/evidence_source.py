@@ -72,7 +72,7 @@ class GuestEvidence:
         """Compact JSON evidence of the primary TEE over ``report_data``, which is passed on as it is.
 
         Raises:
-            AgentError: NO_TEE, SAMPLE_REFUSED, TEE_NOT_SUPPORTED, EVIDENCE_FAILED, DEADLINE_EXCEEDED.
+            AgentError: NO_TEE, SAMPLE_REFUSED, TEE_NOT_SUPPORTED, EVIDENCE_FAILED, EVIDENCE_TIMEOUT.
         """
         attester = self._required()
         return await _collect(attester, report_data, deadline.within(limits.EVIDENCE_DEADLINE))
@@ -113,8 +113,13 @@ class GuestEvidence:
 
 
 async def _collect(attester: Attester, report_data: bytes, deadline: Deadline) -> bytes:
-    async with deadline.limit(f"collecting {attester.tee} evidence"):
-        return await attester.collect(report_data, deadline)
+    try:
+        async with deadline.limit(f"collecting {attester.tee} evidence"):
+            return await attester.collect(report_data, deadline)
+    except AgentError as error:
+        if error.code is not ErrorCode.DEADLINE_EXCEEDED:
+            raise
+        raise AgentError(ErrorCode.EVIDENCE_TIMEOUT, error.detail) from None
 
 
 async def _end(tasks: tuple[asyncio.Future[bytes], ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import struct
 from contextlib import asynccontextmanager
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.clock import Deadline, SystemClock
-from agent.config.model import Kbs
+from agent.config.model import Kbs, KeyAlgorithm
 from agent.errors import AgentError
 from agent.kbs.client import KbsClient
+from agent.kbs.credential import SessionRef
+from agent.kbs.keys import TeeKey
+from agent.kbs.token import KbsToken
 from agent.kbs.uri import parse_uri
 from agent.observe.metrics import Metrics
 from agent.secret import Secret
@@ -22,10 +26,13 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from agent.http import aiohttp
+    from agent.kbs.skew import ClockSkew
+
 
 CLOCK = SystemClock()
 URI = parse_uri("kbs:///default/key/1")
-JWT = Secret(b"canary.token.value")
+TOKEN = KbsToken(Secret(b"canary.token.value"), TeeKey.generate(KeyAlgorithm.EC_P256), math.inf)
 COOKIE = (
     "Set-Cookie: kbs-session-id=6b0f4d6c9a5d4b6e8d7a2f1c3e5b7a90; Expires=Sun, 22 Nov 2026 12:05:00 GMT\r\n"
 )
@@ -33,6 +40,10 @@ COOKIE = (
 
 def soon(seconds: float = 20.0) -> Deadline:
     return Deadline.after(CLOCK, seconds)
+
+
+def session_at(url: str, cookie: bytes = b"abc") -> SessionRef:
+    return SessionRef(Secret(cookie), url.rstrip("/"), CLOCK.boot() + 60)
 
 
 def reply(body: bytes = b"ok", status: str = "200 OK", head: str = "Content-Type: text/xml\r\n") -> bytes:
@@ -119,8 +130,15 @@ async def clients() -> AsyncIterator[Callable[..., KbsClient]]:
     """A maker of clients that are closed at the end."""
     made: list[KbsClient] = []
 
-    def make(url: str, **settings: object) -> KbsClient:
-        made.append(KbsClient(Kbs(url=url, **settings), CLOCK, Metrics()))  # type: ignore[arg-type]
+    def make(
+        url: str,
+        *,
+        resolver: aiohttp.abc.AbstractResolver | None = None,
+        skew: ClockSkew | None = None,
+        **settings: object,
+    ) -> KbsClient:
+        kbs = Kbs(url=url, **settings)  # type: ignore[arg-type]
+        made.append(KbsClient(kbs, CLOCK, Metrics(), resolver=resolver, skew=skew))
         return made[-1]
 
     yield make
@@ -139,10 +157,11 @@ def counted(client: KbsClient, endpoint: str, result: str) -> float:
 
 async def failure(client: KbsClient, deadline: Deadline | None = None, *, call: str = "get") -> AgentError:
     limit = deadline or soon()
+    session = session_at(client._settings.url)
     calls: dict[str, Callable[[], Awaitable[object]]] = {
-        "get": lambda: client.get(URI, JWT, limit),
+        "get": lambda: client.get(URI, TOKEN, limit),
         "auth": lambda: client.auth(b"{}", limit),
-        "attest": lambda: client.attest(b"{}", "abc", limit),
+        "attest": lambda: client.attest(b"{}", session, limit),
     }
     with pytest.raises(AgentError) as caught:
         await calls[call]()
@@ -178,6 +197,16 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
         sink.write(data)
         await sink.drain()
     sink.close()
+
+
+@asynccontextmanager
+async def black_hole() -> AsyncIterator[int]:
+    """A port whose backlog is full: connecting neither succeeds nor fails."""
+    with socket.socket() as listener, socket.socket() as filler:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        filler.connect(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ async def still_serves(place: Playground) -> None:
     assert (await http(f"{place.rest}/cdh/resource/default/key/1")).body == b"value"
     hub = RemoteHub(place.hub_socket)
     try:
-        assert (await hub.get_resource("kbs:///default/key/1", soon())).reveal() == b"value"
+        assert (await hub.get_resource("kbs:///default/key/1", soon())).secret.reveal() == b"value"
     finally:
         await hub.close()
 

@@ -68,7 +68,8 @@ async def every_api(rest: str, folder: Path, kbs: DevKbs, canaries: Canaries, na
     canaries.add(json.loads(private.reveal())["d"].encode())
 
     shown: list[str] = []
-    assert (await http(f"{rest}/cdh/resource/default/db/password")).body.decode() == PLAIN
+    for _ in range(3):  # from the broker, from memory, and on the short way from memory
+        assert (await http(f"{rest}/cdh/resource/default/db/password")).body.decode() == PLAIN
     token = json.loads((await http(f"{rest}/aa/token?token_type=kbs")).body)
     canaries.add(token["token"].encode())
     canaries.add(token["token"].split(".")[2].encode())
@@ -118,6 +119,10 @@ async def every_api(rest: str, folder: Path, kbs: DevKbs, canaries: Canaries, na
     shown.append(repr(answer.body))
     kbs.rotate_signer()
     shown.append(str((await http(f"{rest}/cdh/resource/default/db/password")).headers))
+    control = f"unix://{folder}/control.sock"
+    for words in (("list",), ("list", "--json"), ("drop", f"kbs:///{PLAIN}"), ("drop", "--all")):
+        shown.append(repr(await run("coco-agent", "cache", *words, "--socket", control)))
+    assert "default/db/password" in shown[-4]
     return "\n".join(shown)
 
 
@@ -139,7 +144,8 @@ async def test_no_secret_turns_up_where_it_does_not_belong(
             folder,
             "agent.toml",
             f"[attester]\nallow_sample = true\n[observe]\nlog_resource_names = {str(names).lower()}\n"
-            f'log_level = "{level}"\nlog_format = "{style}"\n',
+            f'log_level = "{level}"\nlog_format = "{style}"\n[control]\nsocket = "unix://{folder}/control.sock"\n'
+            '[cache]\nrules = [{ pattern = "default/*/*", ttl = 300, max_stale = 300 }]\n',
         )
         files = ("--aa-config", aa, "--cdh-config", cdh, "--agent-config", own)
         sockets = ("--attestation-sock", f"unix://{folder}/aa.sock", "--bind", f"127.0.0.1:{port}")

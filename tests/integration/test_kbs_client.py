@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +12,9 @@ from agent.config import limits
 from agent.errors import ErrorCode
 from agent.kbs.uri import parse_uri
 from tests.integration.raw_kbs import (
+    CLOCK,
     COOKIE,
-    JWT,
+    TOKEN,
     URI,
     RawServer,
     clients,
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
+@pytest.fixture(autouse=True)
+def _one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has the time for a second try."""
+    monkeypatch.setattr(limits, "RETRY_LEAST", math.inf)
+
+
 @pytest.fixture
 async def client_of() -> AsyncIterator[Callable[..., KbsClient]]:
     async with clients() as make:
@@ -43,10 +51,13 @@ async def test_the_handshake_on_the_wire(client_of: Callable[..., KbsClient]) ->
     challenge = reply(b'{"nonce":"bm9uY2U="}', head=f"content-type: application/json\r\n{COOKIE}")
     async with raw_server(challenge, reply(b'{"token":"x"}')) as server:
         client = client_of(f"{plain(server)}/base//")
-        body, cookie = await client.auth(b'{"a":1}', soon())
+        before = CLOCK.boot()
+        body, session = await client.auth(b'{"a":1}', soon())
         assert body == b'{"nonce":"bm9uY2U="}'
-        assert cookie == "6b0f4d6c9a5d4b6e8d7a2f1c3e5b7a90"
-        assert await client.attest(b'{"b":2}', cookie, soon()) == b'{"token":"x"}'
+        assert session.cookie.reveal() == b"6b0f4d6c9a5d4b6e8d7a2f1c3e5b7a90"
+        assert session.endpoint == f"{plain(server)}/base"
+        assert before + 300 <= session.until <= CLOCK.boot() + 300
+        assert await client.attest(b'{"b":2}', session, soon()) == b'{"token":"x"}'
         assert counted(client, "auth", "ok") == counted(client, "attest", "ok") == 1
     first, second = server.heads
     assert first.startswith("POST /base/kbs/v0/auth HTTP/1.1\r\n")
@@ -73,7 +84,7 @@ async def test_path_and_query_leave_as_they_are_written(
     client_of: Callable[..., KbsClient], uri: str, target: str
 ) -> None:
     async with raw_server(reply(b"value", head="Content-Type: Text/XML; charset=x\r\n")) as server:
-        assert await client_of(plain(server)).get(parse_uri(uri), JWT, soon()) == ("text/xml", b"value")
+        assert await client_of(plain(server)).get(parse_uri(uri), TOKEN, soon()) == ("text/xml", b"value")
     assert server.heads[0].startswith(f"GET /kbs/v0/{target} HTTP/1.1\r\n")
     assert "Authorization: Bearer canary.token.value\r\n" in server.heads[0]
     assert "Cookie" not in server.heads[0]
@@ -82,8 +93,8 @@ async def test_path_and_query_leave_as_they_are_written(
 async def test_cookies_are_kept_by_nobody(client_of: Callable[..., KbsClient]) -> None:
     async with raw_server(reply(head=COOKIE)) as server:
         client = client_of(plain(server))
-        await client.get(URI, JWT, soon())
-        await client.get(URI, JWT, soon())
+        await client.get(URI, TOKEN, soon())
+        await client.get(URI, TOKEN, soon())
     assert not any("Cookie" in head for head in server.heads)
 
 
@@ -110,7 +121,7 @@ async def test_the_environment_names_no_proxy(
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     async with raw_server(reply(b"value")) as server:
-        assert (await client_of(plain(server)).get(URI, JWT, soon()))[1] == b"value"
+        assert (await client_of(plain(server)).get(URI, TOKEN, soon()))[1] == b"value"
 
 
 # --- configuration --------------------------------------------------------------------------------
@@ -224,7 +235,7 @@ async def test_an_answer_of_the_largest_size_is_taken(
 ) -> None:
     monkeypatch.setattr(limits, "KBS_MAX_RESOURCE", 1_000_000)
     async with raw_server(reply(b"x" * 1_000_000)) as server:
-        assert len((await client_of(plain(server)).get(URI, JWT, soon()))[1]) == 1_000_000
+        assert len((await client_of(plain(server)).get(URI, TOKEN, soon()))[1]) == 1_000_000
 
 
 async def test_a_problem_is_read_whatever_its_content_type(client_of: Callable[..., KbsClient]) -> None:
@@ -287,7 +298,7 @@ async def test_a_redirect_within_the_broker_is_followed_once(
     there = redirect(to.format(port=server.port))
     server.script = [there, reply(b"value"), there, there, reply(b"too late")]
     client = client_of(plain(server))
-    assert (await client.get(URI, JWT, soon()))[1] == b"value"
+    assert (await client.get(URI, TOKEN, soon()))[1] == b"value"
     assert server.heads[1].startswith("GET /moved/key?a=%2F HTTP/1.1\r\n")
     assert (await failure(client)).code is ErrorCode.KBS_REDIRECT_REFUSED
     assert len(server.heads) == 4

@@ -38,8 +38,8 @@ T = TypeVar("T")
 RESOURCE = "api.GetResourceService"
 
 
-def soon() -> Deadline:
-    return Deadline.after(SystemClock(), 20)
+def soon(seconds: float = 20) -> Deadline:
+    return Deadline.after(SystemClock(), seconds)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -131,7 +131,7 @@ class TestStreams:
     async def test_a_client_that_shares_no_code_is_understood(self, mini: MiniClient, bench: Bench) -> None:
         answer = await aside(lambda: mini.ask(1, "t.Bench", "Echo", b"payload"))
         assert answer == (1, 0, "", b"payload")
-        assert bench.contexts == [Context(f"pid={os.getpid()} uid={os.getuid()}", None)]
+        assert bench.contexts == [Context(f"pid={os.getpid()} uid={os.getuid()}", None, os.getuid())]
 
     async def test_too_many_calls_at_once_are_refused_one_by_one(
         self, mini: MiniClient, bench: Bench
@@ -449,7 +449,7 @@ async def address(role: Role, tmp_path: Path) -> AsyncIterator[str]:
 class TestRemote:
     async def test_the_hub(self, address: str, role: Role) -> None:
         hub = RemoteHub(address)
-        assert (await hub.get_resource("kbs:///a/b/c", soon())).reveal() == b"plaintext"
+        assert (await hub.get_resource("kbs:///a/b/c", soon())).secret.reveal() == b"plaintext"
         assert (await hub.unseal(b"sealed", soon())).reveal() == b"plaintext"
         assert (await hub.unwrap_key(b"{}", soon())).reveal() == b"plaintext"
         await hub.close()
@@ -535,6 +535,20 @@ class TestRemoteTokens:
         role.gate.set()
         assert len({(await caller).jwt.reveal() for caller in callers}) == 1
         assert len(role.asked) == 1
+
+    async def test_who_has_more_time_than_the_first_caller_asks_again(
+        self, tokens: RemoteTokens, role: Role
+    ) -> None:
+        role.gate.clear()
+        hurried = asyncio.create_task(tokens.token(soon(0.3)))
+        await until(lambda: bool(role.asked))
+        patient = asyncio.create_task(tokens.token(soon(30)))
+        with pytest.raises(AgentError) as caught:
+            await hurried
+        assert caught.value.code is ErrorCode.DEADLINE_EXCEEDED
+        role.gate.set()
+        assert (await patient).jwt
+        assert len(role.asked) == 2
 
     async def test_a_refused_token_is_replaced(
         self, tokens: RemoteTokens, role: Role, clock: FakeClock

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 
 import pytest
 
@@ -83,3 +84,61 @@ async def test_cancelling_is_not_a_deadline() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+# --- backstops ------------------------------------------------------------------------------------
+def test_each_layer_waits_a_little_longer() -> None:
+    deadline = Deadline.after(FakeClock(), 5)
+    assert deadline.grace() == pytest.approx(0.05)
+    assert deadline.grace(2) == pytest.approx(0.1)
+    assert Deadline.after(FakeClock(), 50).grace(2) == 0.25
+    assert Deadline(FakeClock(), 2000.0).grace() == 0
+
+
+def test_a_part_keeps_the_budget_it_has() -> None:
+    deadline = Deadline.after(FakeClock(), 10)
+    assert deadline.within(30).budget == 10
+    assert deadline.within(2).budget == 2
+    assert deadline == Deadline(deadline.clock, deadline.at)
+
+
+async def layers(deadline: Deadline) -> None:
+    async with (
+        deadline.backstop("serving", 2),
+        deadline.backstop("sharing"),
+        deadline.limit("waiting for the broker"),
+    ):
+        await asyncio.Event().wait()
+
+
+async def test_a_backstop_lets_the_body_say_why() -> None:
+    deadline = Deadline.after(SystemClock(), 0.05)
+    with pytest.raises(AgentError) as caught:
+        await layers(deadline)
+    assert "waiting for the broker" in caught.value.detail
+
+
+async def test_a_loop_that_was_held_up_still_lets_the_body_say_why() -> None:
+    deadline = Deadline.after(SystemClock(), 0.02)
+    asyncio.get_running_loop().call_soon(time.sleep, 0.2)  # all the timers are late at once
+    with pytest.raises(AgentError) as caught:
+        await layers(deadline)
+    assert "waiting for the broker" in caught.value.detail
+
+
+async def test_a_backstop_ends_a_body_that_keeps_no_deadline() -> None:
+    clock = SystemClock()
+    began = clock.boot()
+    with pytest.raises(AgentError) as caught:
+        async with Deadline.after(clock, 0.2).backstop("serving", 2):
+            await asyncio.Event().wait()
+    assert caught.value.code is ErrorCode.DEADLINE_EXCEEDED
+    assert "serving" in caught.value.detail
+    assert clock.boot() - began >= 0.2
+
+
+async def test_a_time_out_of_the_body_is_its_own() -> None:
+    for guard in (Deadline.after(FakeClock(), 60).limit, Deadline.after(FakeClock(), 60).backstop):
+        with pytest.raises(TimeoutError, match="of a socket"):
+            async with guard("work"):
+                raise TimeoutError("of a socket")

@@ -53,7 +53,7 @@ def test_statuses_are_the_ones_in_the_interface(code: ErrorCode) -> None:
 def test_the_status_agrees_with_who_is_at_fault(code: ErrorCode) -> None:
     meaning = code.meaning
     if meaning.fault is Fault.HARDWARE:
-        assert meaning.rest == 503
+        assert meaning.rest == (504 if meaning.rpc is RpcCode.DEADLINE_EXCEEDED else 503)
     if meaning.fault is Fault.CALLER and code is not ErrorCode.CANCELLED:
         assert 400 <= meaning.rest < 500
     if meaning.retry:

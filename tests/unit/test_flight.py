@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.clock import Deadline
+from agent.clock import Deadline, SystemClock
 from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
 from agent.flight import SingleFlight
@@ -131,3 +131,32 @@ async def test_a_newcomer_after_the_last_one_left_starts_afresh() -> None:
     again = Work()
     again.gate.set_result("fine")
     assert await flight.join("key", again, soon(), "x") == "fine"
+
+
+async def test_work_with_the_callers_own_deadline_says_what_it_waits_for() -> None:
+    flight: SingleFlight[str, str] = SingleFlight()
+    deadline = Deadline.after(SystemClock(), 0.05)
+
+    async def work() -> str:
+        async with deadline.limit("connecting to the broker"):
+            await asyncio.Event().wait()
+        return ""
+
+    with pytest.raises(AgentError) as caught:
+        await flight.join("key", work, deadline, "fetching")
+    assert "connecting to the broker" in caught.value.detail
+
+
+async def test_cancelling_all_but_one_leaves_it_its_answer() -> None:
+    flight: SingleFlight[str, str] = SingleFlight()
+    work = Work()
+    callers = [asyncio.create_task(flight.join("key", work, soon(), "x")) for _ in range(20)]
+    await turn()
+    for caller in callers[:-1]:
+        caller.cancel()
+    await asyncio.gather(*callers[:-1], return_exceptions=True)
+    await turn()
+    assert work.cancelled == 0
+    work.gate.set_result("value")
+    assert await callers[-1] == "value"
+    assert work.started == 1

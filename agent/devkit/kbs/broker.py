@@ -15,7 +15,7 @@ from agent.devkit.kbs.answers import Answer, Call, ProblemError
 from agent.devkit.kbs.counters import Counters
 from agent.devkit.kbs.policy import Policy
 from agent.devkit.kbs.repository import RESOURCE, Repository
-from agent.devkit.kbs.sessions import Sessions
+from agent.devkit.kbs.sessions import Sessions, new_nonce
 
 if TYPE_CHECKING:
     from agent.clock import Clock
@@ -91,6 +91,7 @@ class Broker:
         self.counters = Counters()
         self.sessions = Sessions(clock, settings.session_life)
         self.admin_open = settings.admin
+        self._replayed = new_nonce()
 
     @property
     def signer(self) -> tokens.SignerJwk:
@@ -121,17 +122,17 @@ class Broker:
 
     def _route(self, call: Call, fault: Fault | None) -> Answer:
         if self._settings.attestation and call.endpoint == "auth":
-            return self._auth(call)
+            return self._auth(call, fault)
         if self._settings.attestation and call.endpoint == "attest":
             return self._attest(call, fault)
         if call.plugin == "resource-policy" and call.method in {"GET", "POST"}:
             return self._resource_policy(call)
         self.repository.plugin(call.plugin)
-        return self._fetch(call) if call.method == "GET" else self._change(call)
+        return self._fetch(call, fault) if call.method == "GET" else self._change(call)
 
     # --- handshake -----------------------------------------------------------------------------
 
-    def _auth(self, call: Call) -> Answer:
+    def _auth(self, call: Call, fault: Fault | None) -> Answer:
         try:
             request = wire.decode(call.body, wire.Request)
         except wire.MalformedError as error:
@@ -148,7 +149,10 @@ class Broker:
         session = self.sessions.open(request.tee, hash_name or "sha384")
         extra: str | dict[str, str] = {"selected-hash-algorithm": hash_name} if hash_name else ""
         self.counters.add("auth_ok")
-        body = msgspec.json.encode(_Challenge(session.nonce, extra))
+        nonce = session.nonce
+        if fault is not None and fault.kind is faults.Kind.REPLAYED_NONCE:
+            nonce = self._replayed
+        body = msgspec.json.encode(_Challenge(nonce, extra))
         return Answer(200, body, answers.JSON, session.set_cookie())
 
     def _select_hash(self, request: wire.Request) -> str:
@@ -199,7 +203,7 @@ class Broker:
 
     # --- resources -----------------------------------------------------------------------------
 
-    def _fetch(self, call: Call) -> Answer:
+    def _fetch(self, call: Call, fault: Fault | None) -> Answer:
         session = self.sessions.find(call.cookie) if self._settings.attestation else None
         jwt = session.token if session is not None and session.token else call.bearer
         if not jwt:
@@ -213,7 +217,12 @@ class Broker:
         if not self.repository.plugin(call.plugin).encrypted:
             self.counters.add("resource_ok")
             return Answer(200, plaintext, answers.RAW)
-        body = jwe.encrypt(plaintext, tokens.tee_key(claims))
+        key = tokens.tee_key(claims)
+        if fault is not None and fault.kind is faults.Kind.WRONG_KEY:
+            key = jwe.stranger(key)
+        elif fault is not None and fault.kind is faults.Kind.WRONG_CURVE:
+            key = jwe.stranger(key, other_curve=True)
+        body = jwe.encrypt(plaintext, key)
         self.counters.add("resource_ok")
         return Answer(200, body, answers.JSON)
 

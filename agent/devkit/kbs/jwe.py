@@ -77,6 +77,20 @@ def encrypt(plaintext: bytes, key: wire.TeePubKey) -> bytes:
     )
 
 
+def stranger(key: wire.TeePubKey, *, other_curve: bool = False) -> wire.TeePubKey:
+    """A key that nobody holds, of the same kind as ``key``, or on a curve that ``key`` is not on."""
+    if isinstance(key, wire.RsaKey) and not other_curve:
+        public = rsa.generate_private_key(65537, MIN_RSA_BITS).public_key().public_numbers()
+        size = (public.n.bit_length() + 7) // 8
+        return wire.RsaKey(key.alg, wire.b64url(public.n.to_bytes(size, "big")), key.e)
+    held = key.crv if isinstance(key, wire.EcKey) else ""
+    name = held if held in _CURVES and not other_curve else next(each for each in _CURVES if each != held)
+    curve, size = _CURVES[name]
+    point = ec.generate_private_key(curve).public_key().public_numbers()
+    x, y = (wire.b64url(part.to_bytes(size, "big")) for part in (point.x, point.y))
+    return wire.EcKey(EC_ALG, name, x, y)
+
+
 def _wrap_ec(cek: bytes, key: wire.EcKey) -> tuple[_Header, bytes]:
     if key.alg != EC_ALG or key.crv not in _CURVES:
         raise wire.MalformedError("algorithm or curve")

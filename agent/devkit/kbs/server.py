@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import socket
-import struct
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from agent.clock import Clock, SystemClock
-from agent.devkit.kbs.answers import JSON, Answer, Call
+from agent.devkit.kbs.answers import Call
 from agent.devkit.kbs.broker import Broker, Settings
+from agent.devkit.kbs.delivery import BareResponse, deliver
 from agent.devkit.kbs.faults import Fault, Faults, Kind
 from agent.devkit.kbs.sessions import COOKIE
 from agent.errors import AgentError, ErrorCode
@@ -35,12 +34,7 @@ PAYLOAD_LIMIT: Final = 2 * 1024 * 1024
 HEAD_LIMIT: Final = 128 * 1024
 """Request head that Trustee's HTTP server takes: bounds a bearer token."""
 
-OVERSIZED: Final = 128 * 1024 * 1024
-"""More than any client should take (limits.KBS_MAX_RESOURCE is an eighth of it)."""
-
 STOP_GRACE: Final = 0.2
-CHUNK: Final = 64 * 1024
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 WARNING: Final = (
     "DEVELOPMENT KEY BROKER on %s: for development and tests only. It accepts sample evidence, which "
     "proves nothing; with %s, and no secret put into it is protected."
@@ -66,12 +60,8 @@ class Seen:
     user_agent: str
 
 
-class _BareResponse(web.Response):
-    """A response without Content-Type, which aiohttp would otherwise make up."""
-
-
 async def _strip(_: web.Request, response: web.StreamResponse) -> None:
-    if isinstance(response, _BareResponse):
+    if isinstance(response, BareResponse):
         response.headers.popall("Content-Type", None)
 
 
@@ -129,6 +119,11 @@ class DevKbs:
     def url(self) -> str:
         """Base URL, no trailing slash; the last one after a stop."""
         return self._url
+
+    @property
+    def listening(self) -> bool:
+        """Between start and stop."""
+        return self._runner is not None
 
     @property
     def port(self) -> int:
@@ -282,7 +277,7 @@ class DevKbs:
         return app
 
     async def _healthz(self, _: web.Request) -> web.StreamResponse:
-        return _BareResponse()
+        return BareResponse()
 
     async def _metrics(self, _: web.Request) -> web.StreamResponse:
         return web.Response(text=self.counters.render())
@@ -295,7 +290,7 @@ class DevKbs:
         if fault is not None:
             self.counters.add("faults")
             await self._before(fault)
-        return await _deliver(request, self.broker.answer(call, fault), fault)
+        return await deliver(request, self.broker.answer(call, fault), fault)
 
     async def _before(self, fault: Fault) -> None:
         if fault.arrived is not None:
@@ -305,6 +300,8 @@ class DevKbs:
                 await asyncio.sleep(fault.seconds)
             case Kind.HOLD if fault.gate is not None:
                 await fault.gate.wait()
+            case Kind.BLACK_HOLE:
+                await asyncio.Event().wait()  # until the client or this server gives up
             case Kind.FORGET_SESSIONS:
                 self.forget_sessions()
             case Kind.ROTATE_SIGNER:
@@ -324,69 +321,3 @@ def _call(request: web.Request, body: bytes) -> Call:
         body=body,
         origin="Origin" in request.headers,
     )
-
-
-def _response(answer: Answer) -> web.Response:
-    kind = _BareResponse if answer.content_type is None else web.Response
-    response = kind(status=answer.status, body=answer.body)
-    if answer.content_type is not None:
-        response.headers["Content-Type"] = answer.content_type
-    if answer.cookie:
-        response.headers["Set-Cookie"] = answer.cookie
-    if answer.location:
-        response.headers["Location"] = answer.location
-    return response
-
-
-async def _deliver(request: web.Request, answer: Answer, fault: Fault | None) -> web.StreamResponse:
-    match fault:
-        case Fault(kind=Kind.DROP_COOKIE):
-            return _response(answer.without_cookie())
-        case Fault(kind=Kind.RESET):
-            return await _reset(request, answer, fault.size)
-        case Fault(kind=Kind.DRIP):
-            return await _drip(request, answer, max(1, fault.size), fault.seconds)
-        case Fault(kind=Kind.OVERSIZED):
-            return await _oversized(request, fault.size)
-        case _:
-            return _response(answer)
-
-
-async def _begin(request: web.Request, answer: Answer) -> web.StreamResponse:
-    response = web.StreamResponse(status=answer.status, headers=_response(answer).headers)
-    response.content_length = len(answer.body)
-    await response.prepare(request)
-    return response
-
-
-async def _reset(request: web.Request, answer: Answer, size: int) -> web.StreamResponse:
-    response: web.StreamResponse = web.Response()
-    if size > 0:
-        response = await _begin(request, answer)
-        await response.write(answer.body[: min(size, len(answer.body) - 1)])
-    transport = request.transport
-    if transport is not None:
-        raw = transport.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        transport.abort()
-    return response
-
-
-async def _drip(request: web.Request, answer: Answer, size: int, seconds: float) -> web.StreamResponse:
-    response = await _begin(request, answer)
-    for start in range(0, len(answer.body), size):
-        await response.write(answer.body[start : start + size])
-        await asyncio.sleep(seconds)
-    return response
-
-
-async def _oversized(request: web.Request, size: int) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": JSON})
-    response.enable_chunked_encoding()
-    await response.prepare(request)
-    await response.write(b'"')
-    size = size or OVERSIZED
-    for start in range(0, size, CHUNK):
-        await response.write(b"x" * min(CHUNK, size - start))
-    await response.write(b'"')
-    return response

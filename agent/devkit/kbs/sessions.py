@@ -42,6 +42,11 @@ class Session:
         return f"{COOKIE}={self.id}; Expires={formatdate(self.expires, usegmt=True)}"
 
 
+def new_nonce() -> str:
+    """Standard base64 of 32 random bytes."""
+    return base64.b64encode(os.urandom(32)).decode("ascii")
+
+
 class Sessions:
     """All live sessions. Time is the wall clock's, as the cookie's is."""
 
@@ -57,8 +62,7 @@ class Sessions:
         # T-DEV-3: requests without authentication must not fill the memory.
         while len(self._held) >= MAX_SESSIONS:
             del self._held[next(iter(self._held))]
-        nonce = base64.b64encode(os.urandom(32)).decode("ascii")
-        session = Session(uuid.uuid4().hex, nonce, tee, hash_name, now + self._life)
+        session = Session(uuid.uuid4().hex, new_nonce(), tee, hash_name, now + self._life)
         self._held[session.id] = session
         return session
 

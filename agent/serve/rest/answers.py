@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.errors import AgentError, ErrorCode
-from agent.roles import MeasurementResult
+from agent.roles import Fetched, MeasurementResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,6 +122,14 @@ def health(*, ok: bool, reasons: tuple[str, ...]) -> Answer:
 def extended(result: MeasurementResult) -> Answer:
     """``/aa/aael``: always 200; the body tells the result."""
     return Answer(200, _EXTENDED.get(result, _EXTENDED_OTHER), JSON)
+
+
+def resource(fetched: Fetched) -> Answer:
+    """``/cdh/resource``: the plaintext, ``X-Cache``, and ``Age`` in whole seconds (RFC 9111 section 5.1)."""
+    secret = fetched.secret
+    body = secret.reveal()
+    secret.wipe()
+    return Answer(200, body, headers=(("X-Cache", fetched.freshness.value), ("Age", str(int(fetched.age)))))
 
 
 def failure(error: AgentError, request_id: str, *, json: bool, compat_status: bool = False) -> Answer:

@@ -13,7 +13,7 @@ from agent.errors import AgentError, ErrorCode
 from agent.observe.metrics import CONTENT_TYPE
 from agent.serve.rest import answers, guard, query, routes
 from agent.serve.rest.answers import Answer, RestError
-from agent.serve.rest.headers import preferred_wait, wants_json
+from agent.serve.rest.headers import no_cache, preferred_wait, wants_json
 from agent.serve.rest.routes import Operation
 from agent.serve.rest.target import parse_target
 
@@ -220,8 +220,9 @@ class App:
 
     async def _resource(self, work: _Work) -> Answer:
         # The query stays behind, as upstream: a resource's own query would need a wider grammar here.
-        secret = await self._front.get_resource(work.call, f"kbs://{work.match.rest}")
-        return Answer(200, secret.reveal())
+        refresh = query.refresh(work.target.query) or no_cache(work.incoming.headers.get("cache-control", ()))
+        uri = f"kbs://{work.match.rest}"
+        return answers.resource(await self._front.get_resource(work.call, uri, refresh=refresh))
 
 
 async def _or_else(asked: Awaitable[T], default: T) -> T:

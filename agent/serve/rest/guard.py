@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import ErrorCode
@@ -18,7 +19,7 @@ from agent.serve.rest.answers import RestError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _HOST: Final = re.compile(
     r"(?P<name>\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::(?P<port>[0-9]{1,5}))?"
@@ -69,7 +70,8 @@ def is_loopback(address: str) -> bool:
     return ip in _LOOPBACK_4
 
 
-def is_own_host(text: str, extra_hosts: Iterable[str]) -> bool:
+@lru_cache(maxsize=64)
+def is_own_host(text: str, extra_hosts: tuple[str, ...]) -> bool:
     """Whether ``host`` or ``host:port`` names this guest.
 
     Args:
@@ -101,7 +103,7 @@ def check_peer(peer: Peer) -> None:
         raise RestError(ErrorCode.PEER_REFUSED, "the peer is not local")
 
 
-def check_host(hosts: Sequence[str], extra_hosts: Iterable[str], *, http10: bool) -> None:
+def check_host(hosts: Sequence[str], extra_hosts: tuple[str, ...], *, http10: bool) -> None:
     """Require exactly one Host header that names this guest.
 
     Args:
@@ -137,7 +139,7 @@ def check_direct(headers: Mapping[str, Sequence[str]]) -> None:
             raise RestError(ErrorCode.PEER_REFUSED, "the request was forwarded by a proxy")
 
 
-def check_browser(headers: Mapping[str, Sequence[str]], extra_hosts: Iterable[str]) -> None:
+def check_browser(headers: Mapping[str, Sequence[str]], extra_hosts: tuple[str, ...]) -> None:
     """Refuse requests that a browser makes for another site's page.
 
     Args:

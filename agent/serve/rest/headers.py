@@ -1,4 +1,4 @@
-"""Request headers that choose an answer's form or time: Accept and Prefer."""
+"""Request headers that choose an answer's form, time or freshness: Accept, Prefer and Cache-Control."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def _ranges(values: Iterable[str]) -> Iterable[tuple[str, float]]:
                 quality = float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
         if name:
             yield name, quality
+
+
+def no_cache(values: Iterable[str]) -> bool:
+    """Whether the broker has to be asked (``Cache-Control: no-cache``, RFC 9111 section 5.2.1.4)."""
+    return any(item.strip().lower() == "no-cache" for value in values for item in value.split(","))
 
 
 def preferred_wait(values: Sequence[str]) -> float | None:

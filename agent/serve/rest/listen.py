@@ -8,7 +8,7 @@ import logging
 import re
 import resource
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -109,7 +109,7 @@ def _most_connections() -> int:
 class _Connection(web.RequestHandler):
     """aiohttp's connection with our limits and our error bodies."""
 
-    __slots__ = ("_app", "_most", "_server")
+    __slots__ = ("_app", "_most", "_server", "peer")
 
     def __init__(self, app: App, server: web.Server, loop: asyncio.AbstractEventLoop, most: int) -> None:
         super().__init__(
@@ -124,9 +124,11 @@ class _Connection(web.RequestHandler):
         self._app = app
         self._server = server
         self._most = most
+        self.peer = peer_of(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.peer = peer_of(transport)  # once: the kernel's word on a connection does not change
         if len(self._server.connections) > self._most:
             self.force_close()
 
@@ -140,7 +142,7 @@ class _Connection(web.RequestHandler):
         """Answer what the parser refused, or a defect. aiohttp's own text and log line repeat the input."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
-        return _response(self._app.reject(peer_of(request.transport), _refusal(status, exc)))
+        return _response(self._app.reject(self.peer, _refusal(status, exc)))
 
 
 def _refusal(status: int, exc: BaseException | None) -> RestError:
@@ -165,7 +167,7 @@ def _incoming(request: web.BaseRequest) -> Incoming:
         target=request.raw_path,
         version=(request.version.major, request.version.minor),
         headers=headers,
-        peer=peer_of(request.transport),
+        peer=cast("_Connection", request.protocol).peer,
         body=lambda: _read_body(request),
     )
 
@@ -189,10 +191,8 @@ async def _read_body(request: web.BaseRequest) -> bytes:
 
 
 def _response(answer: Answer) -> web.Response:
-    response = web.Response(status=answer.status, body=answer.body)
-    response.headers["Content-Type"] = answer.content_type
-    for name, value in answer.headers:
-        response.headers[name] = value
+    headers = (("Content-Type", answer.content_type), *answer.headers)
+    response = web.Response(status=answer.status, body=answer.body, headers=headers)
     if answer.close:
         response.force_close()
     return response

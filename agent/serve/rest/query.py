@@ -46,6 +46,16 @@ def _decode(text: str) -> str:
         raise RestError(ErrorCode.INVALID_REQUEST, "the query is not UTF-8") from None
 
 
+def refresh(query: str) -> bool:
+    """Whether a resource's query says ``refresh=1``; nothing else in it has a meaning, or can be wrong."""
+    if not query:
+        return False
+    try:
+        return parse_query(query).get("refresh") == "1"
+    except RestError:
+        return False
+
+
 def required(fields: Mapping[str, str], name: str) -> str:
     """The value of a field; it may be empty.
 

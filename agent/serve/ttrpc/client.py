@@ -56,7 +56,7 @@ class TtrpcClient:
             StatusError: the server answered with an error status.
             AgentError: ROLE_UNREACHABLE, DEADLINE_EXCEEDED, PAYLOAD_TOO_LARGE.
         """
-        async with deadline.limit(f"waiting for {method}"):
+        async with deadline.backstop(f"waiting for {method}"):
             connection, kept = await self._get()
             try:
                 return await connection.call(service, method, payload, deadline)
@@ -119,7 +119,9 @@ class _Connection(asyncio.Protocol):
             raise ConnectionError
         stream, self._next = self._next, self._next + 2
         try:
-            frame = encode_request(stream, Request(service, method, payload, deadline.remaining()))
+            # The peer is told a little less: it can say what used the time, if its answer still gets here.
+            left = max(0.0, deadline.remaining() - deadline.grace())
+            frame = encode_request(stream, Request(service, method, payload, left))
         except EnvelopeError as error:
             raise AgentError(ErrorCode.PAYLOAD_TOO_LARGE, f"{method}: {error}") from None
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

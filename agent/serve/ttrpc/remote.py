@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from agent.clock import Deadline
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode, RpcCode
 from agent.flight import SingleFlight
@@ -15,7 +14,7 @@ from agent.kbs.token import decode_token, token_digest
 from agent.protos import attestation_agent_pb2 as aa
 from agent.protos import confidential_data_hub_pb2 as cdh
 from agent.protos import keyprovider_pb2 as kp
-from agent.roles import MeasurementResult
+from agent.roles import Fetched, Freshness, MeasurementResult
 from agent.secret import Secret
 from agent.serve.ttrpc.client import TtrpcClient
 from agent.serve.ttrpc.codec import StatusError
@@ -27,7 +26,7 @@ from agent.serve.ttrpc.services import (
 )
 
 if TYPE_CHECKING:
-    from agent.clock import Clock
+    from agent.clock import Clock, Deadline
     from agent.kbs.token import KbsToken
 
 Res = TypeVar("Res", bound=Message)
@@ -72,7 +71,7 @@ def _by_status(code: int, fallback: ErrorCode) -> ErrorCode:
         return fallback
 
 
-class _Remote:
+class Remote:
     """One peer's services."""
 
     def __init__(self, address: str) -> None:
@@ -112,16 +111,17 @@ class _Remote:
             ) from None
 
 
-class RemoteHub(_Remote):
+class RemoteHub(Remote):
     """A ``HubRole`` behind ``cdh.sock``."""
 
-    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
-        """See ``agent.roles.HubRole``."""
-        request = cdh.GetResourceRequest(ResourcePath=uri)
+    async def get_resource(self, uri: str, deadline: Deadline, *, refresh: bool = False) -> Fetched:
+        """See ``agent.roles.HubRole``. A Rust hub does not say how fresh it is: it always asks its broker."""
+        request = cdh.GetResourceRequest(ResourcePath=uri, TellFreshness=True, Refresh=refresh)
         answer = await self._ask(
             RESOURCE_SERVICE, request, cdh.GetResourceResponse, deadline, method="GetResource"
         )
-        return Secret(answer.Resource)
+        freshness = Freshness.__members__.get(answer.Freshness, Freshness.MISS)
+        return Fetched(Secret(answer.Resource), freshness, _age(answer.Age))
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
         """See ``agent.roles.HubRole``."""
@@ -140,7 +140,12 @@ class RemoteHub(_Remote):
         return Secret(answer.KeyProviderKeyWrapProtocolOutput)
 
 
-class RemoteAttester(_Remote):
+def _age(seconds: float) -> float:
+    # T-TTRPC-19: a peer's number becomes a header; infinity and NaN are no ages.
+    return seconds if 0 <= seconds < limits.TOKEN_MAX_LIFE * 365 else 0.0
+
+
+class RemoteAttester(Remote):
     """An ``AttesterRole`` behind ``attestation-agent.sock``."""
 
     async def evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
@@ -167,9 +172,11 @@ class RemoteAttester(_Remote):
         )
         return answer.Evidence
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         """See ``agent.roles.AttesterRole``. The Rust agent ignores ``refused``: it attests every time."""
-        request = aa.GetTokenRequest(TokenType=token_type, RefusedToken=refused)
+        request = aa.GetTokenRequest(TokenType=token_type, RefusedToken=refused, TellSession=session)
         answer = await self._ask(AA_SERVICE, request, aa.GetTokenResponse, deadline, method="GetToken")
         return Secret(answer.Token)
 
@@ -240,6 +247,7 @@ class RemoteTokens:
         self._flight: SingleFlight[str, KbsToken] = SingleFlight()
         self._held: KbsToken | None = None
         self._refused: Secret | None = None
+        self._until = 0.0
 
     async def token(self, deadline: Deadline, *, refused: KbsToken | None = None) -> KbsToken:
         """The held token until ``limits.TOKEN_MARGIN`` seconds before it expires, then a new one.
@@ -253,7 +261,7 @@ class RemoteTokens:
         held = self._held
         if held is not None and held.expires - limits.TOKEN_MARGIN > self._clock.boot():
             return held
-        token = await self._flight.join("kbs", self._fetch, deadline, "waiting for a token")
+        token = await self._join(deadline)
         # T-TOKEN-30: an agent that keeps tokens and does not understand `refused` gives it once more.
         if token.jwt == self._refused:
             raise AgentError(ErrorCode.TOKEN_REJECTED, "the attestation agent still gives the refused token")
@@ -269,10 +277,25 @@ class RemoteTokens:
         if self._held is not None and self._held.jwt == refused.jwt:
             self._held = None
 
-    async def _fetch(self) -> KbsToken:
+    async def _join(self, deadline: Deadline) -> KbsToken:
+        """The agent's next answer. It has the time of whoever asked; others may have more, and ask again."""
+        while True:
+            joined = self._flight.under_way("kbs")
+            if not joined:
+                self._until = deadline.at
+            until = self._until
+            try:
+                return await self._flight.join(
+                    "kbs", lambda: self._fetch(deadline), deadline, "waiting for a token"
+                )
+            except AgentError as error:
+                more = joined and deadline.at > until + limits.FETCH_MARGIN
+                if not (more and error.code.meaning.retry and deadline.remaining() > 0):
+                    raise
+
+    async def _fetch(self, deadline: Deadline) -> KbsToken:
         refused = b"" if self._refused is None else token_digest(self._refused)
-        deadline = Deadline.after(self._clock, limits.RPC_DEADLINE)
-        body = await self._attester.token("kbs", deadline, refused=refused)
+        body = await self._attester.token("kbs", deadline, refused=refused, session=True)
         token = decode_token(body.reveal(), self._clock)
         if token.jwt != self._refused:
             self._held = token

@@ -41,10 +41,12 @@ class Context:
     Attributes:
         peer: the caller's kernel credentials, ``pid=… uid=…``.
         timeout: seconds the caller waits; None when it named no limit.
+        uid: the caller's user, as the kernel reports it.
     """
 
     peer: str
     timeout: float | None
+    uid: int = -1
 
 
 if TYPE_CHECKING:
@@ -111,7 +113,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._peer = peer_text(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        self._peer, self._uid = peer_text(sock), peer_uid(sock)
         if not self._shared.open:
             self._transport.abort()  # accepted just before the server stopped
             return
@@ -206,7 +209,7 @@ class _Connection(asyncio.Protocol):
 
     async def _run(self, stream: int, handler: Handler, request: Request) -> None:
         limit = None if request.timeout is None else request.timeout + limits.TTRPC_BACKSTOP
-        context = Context(self._peer, request.timeout)
+        context = Context(self._peer, request.timeout, self._uid)
         try:
             async with asyncio.timeout(limit):
                 payload = await handler(request.payload, context)
@@ -256,6 +259,16 @@ def peer_text(connection: socket.socket) -> str:
 
     The process id is 0 for a caller outside this process namespace.
     """
+    pid, uid = _credentials(connection)
+    return f"pid={pid} uid={uid}"
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The user who connected (SO_PEERCRED, unix(7))."""
+    return _credentials(connection)[1]
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int]:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _ = _UCRED.unpack(raw)
-    return f"pid={pid} uid={uid}"
+    return pid, uid

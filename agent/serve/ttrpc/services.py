@@ -184,8 +184,12 @@ class _Hub:
         return cdh.UnsealSecretOutput(plaintext=plaintext.reveal())
 
     async def get_resource(self, call: Call, request: cdh.GetResourceRequest) -> Message:
-        resource = await self._front.get_resource(call, request.ResourcePath)
-        return cdh.GetResourceResponse(Resource=resource.reveal())
+        fetched = await self._front.get_resource(call, request.ResourcePath, refresh=request.Refresh)
+        answer = cdh.GetResourceResponse(Resource=fetched.secret.reveal())
+        fetched.secret.wipe()
+        if request.TellFreshness:
+            answer.Freshness, answer.Age = fetched.freshness.value, fetched.age
+        return answer
 
     async def unwrap_key(self, call: Call, request: kp.KeyProviderKeyWrapProtocolInput) -> Message:
         output = await self._front.unwrap_key(call, request.KeyProviderKeyWrapProtocolInput)
@@ -210,7 +214,9 @@ class _Attester:
         return aa.GetEvidenceResponse(Evidence=evidence)
 
     async def token(self, call: Call, request: aa.GetTokenRequest) -> Message:
-        token = await self._front.token(call, request.TokenType, refused=request.RefusedToken)
+        token = await self._front.token(
+            call, request.TokenType, refused=request.RefusedToken, session=request.TellSession
+        )
         return aa.GetTokenResponse(Token=token.reveal())
 
     async def extend(self, call: Call, request: aa.ExtendRuntimeMeasurementRequest) -> Message:

@@ -3,9 +3,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from jwcrypto.common import JWException  # type: ignore[import-untyped]
 
-from agent.devkit.kbs import Fault, Kind
+from agent.devkit.clock import FakeClock
+from agent.devkit.kbs import Fault, Kind, Settings, jwe, wire
+from agent.devkit.kbs.broker import Broker
 from agent.devkit.kbs.faults import Faults
+from tests.unit.devkit.guest import REQUEST, RFC7515_KEY, Guest, attest, cookie_of, get, post, problem
+from tests.unit.devkit.test_jwe import rsa_pair
 
 
 def test_a_fault_hits_its_endpoint_as_often_as_it_says() -> None:
@@ -64,3 +69,45 @@ def test_answers_that_replace_the_true_one() -> None:
     assert redirect is not None
     assert (redirect.status, redirect.location) == (307, "http://elsewhere/")
     assert Fault(Kind.DELAY).instead() is None
+
+
+def test_a_replayed_nonce_is_another_sessions_and_attest_refuses_it() -> None:
+    broker, guest = Broker(Settings(), FakeClock()), Guest()
+    replay = Fault(Kind.REPLAYED_NONCE)
+    challenges = [broker.answer(post("auth", REQUEST), fault) for fault in (replay, None, replay)]
+    first, good, second = (json.loads(challenge.body)["nonce"] for challenge in challenges)
+    assert first == second != good
+    refused = broker.answer(post("attest", guest.attestation(second), cookie_of(challenges[2])))
+    assert problem(refused)[:2] == (401, "AttestationError")
+
+
+@pytest.mark.parametrize("curve", ["P-256", "P-521"])
+def test_answers_to_a_stranger_are_well_formed_and_not_for_the_guest(curve: str) -> None:
+    broker, guest = Broker(Settings(), FakeClock()), Guest(curve)
+    broker.repository.put("default/key/1", b"value", "resource")
+    jwt, _ = attest(broker, guest)
+
+    def header(body: bytes) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = json.loads(wire.unb64url(json.loads(body)["protected"]))
+        return found
+
+    good, wrong, other = (
+        broker.answer(get("resource/default/key/1", bearer=jwt), fault).body
+        for fault in (None, Fault(Kind.WRONG_KEY), Fault(Kind.WRONG_CURVE))
+    )
+    assert guest.decrypt(good) == b"value"
+    assert header(wrong)["epk"]["crv"] == curve
+    assert header(other)["epk"]["crv"] != curve
+    for body in (wrong, other):
+        with pytest.raises(JWException):
+            guest.decrypt(body)
+
+
+def test_strangers_of_rsa_keys() -> None:
+    public = rsa_pair()[1]
+    same, other = jwe.stranger(public), jwe.stranger(public, other_curve=True)
+    assert isinstance(same, wire.RsaKey)
+    assert (same.alg, same.n != public.n) == (public.alg, True)
+    assert isinstance(other, wire.EcKey)
+    members = {name: value for name, value in RFC7515_KEY.items() if name != "kty"}
+    assert jwe.stranger(wire.EcKey(**members)) != wire.EcKey(**members)

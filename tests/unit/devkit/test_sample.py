@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.clock import Deadline
 from agent.config import limits
+from agent.config.keys import KEYS
 from agent.devkit.clock import FakeClock
 from agent.devkit.sample import SampleAttester, SampleDevice
 from agent.errors import AgentError, ErrorCode
@@ -54,3 +56,15 @@ async def test_report_data_is_bounded() -> None:
     with pytest.raises(AgentError) as caught:
         await SampleAttester().collect(bytes(limits.MAX_RUNTIME_DATA + 1), DEADLINE)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_quote_can_take_its_time(blocking: bool) -> None:
+    slow = SampleAttester(latency=0.02, blocking=blocking)
+    began = time.monotonic()
+    assert await slow.collect(PRIMARY, DEADLINE) == await SampleAttester().collect(PRIMARY, DEADLINE)
+    assert time.monotonic() - began >= 0.02
+
+
+def test_no_configuration_makes_it_slow() -> None:
+    assert not [key.name for key in KEYS if "latency" in key.name or "blocking" in key.name]

@@ -12,16 +12,20 @@ from agent.devkit.kbs import Settings
 from agent.devkit.kbs.answers import Answer, Call
 from agent.devkit.kbs.broker import Broker
 from agent.devkit.sample import SampleAttester, SampleDevice
+from agent.kbs.credential import SessionRef
 from agent.kbs.problems import classify
 from agent.kbs.session import Session
 from agent.observe.metrics import Metrics
+from agent.secret import Secret
 from agent.tee.evidence_source import GuestEvidence
 
 if TYPE_CHECKING:
     from agent.clock import Deadline
     from agent.errors import AgentError
+    from agent.kbs.token import KbsToken
     from agent.kbs.uri import ResourceUri
-    from agent.secret import Secret
+
+ENDPOINT = "https://kbs.test"
 
 
 class InMemory:
@@ -35,23 +39,31 @@ class InMemory:
         self.arrived = asyncio.Event()
         self.media_type: str | None = None  # of answers, instead of the true one
         self.deadlines: list[float] = []
+        self.attest_gate = asyncio.Event()  # /attest waits for it
+        self.attest_gate.set()
+        self.attest_failures: list[AgentError] = []
 
-    async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, str]:
+    async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, SessionRef]:
         self.deadlines.append(deadline.remaining())
         self.arrived.set()
         await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
         answer = self._answer("auth", Call("POST", ("auth",), body=body))
-        return answer.body, answer.cookie.partition(";")[0].partition("=")[2]
+        cookie = answer.cookie.partition(";")[0].partition("=")[2]
+        return answer.body, SessionRef(Secret(cookie.encode()), ENDPOINT, deadline.clock.boot() + 300)
 
-    async def attest(self, body: bytes, cookie: str, deadline: Deadline) -> bytes:
+    async def attest(self, body: bytes, session: SessionRef, deadline: Deadline) -> bytes:
+        await self.attest_gate.wait()
+        if self.attest_failures:
+            raise self.attest_failures.pop(0)
+        cookie = session.cookie.reveal().decode()
         return self._answer("attest", Call("POST", ("attest",), cookie=cookie, body=body)).body
 
-    async def get(self, uri: ResourceUri, jwt: Secret, deadline: Deadline) -> tuple[str, bytes]:
+    async def get(self, uri: ResourceUri, token: KbsToken, deadline: Deadline) -> tuple[str, bytes]:
         await asyncio.sleep(0)
         segments = tuple(unquote(segment) for segment in (uri.plugin, *uri.segments))
-        answer = self._answer("resource", Call("GET", segments, bearer=jwt.reveal().decode()))
+        answer = self._answer("resource", Call("GET", segments, bearer=token.jwt.reveal().decode()))
         return (answer.content_type or "") if self.media_type is None else self.media_type, answer.body
 
     def _answer(self, endpoint: str, call: Call) -> Answer:
@@ -61,27 +73,56 @@ class InMemory:
         return answer
 
 
+class Gated(SampleAttester):
+    """Evidence that waits, as a device that hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def collect(self, report_data: bytes, deadline: Deadline) -> bytes:
+        await self.gate.wait()
+        return await super().collect(report_data, deadline)
+
+
 class World:
     """Clock, broker, guest and session of one test."""
 
-    def __init__(self, *, token_life: float = 300.0, algorithm: KeyAlgorithm = KeyAlgorithm.EC_P256) -> None:
+    def __init__(
+        self,
+        *,
+        token_life: float = 300.0,
+        algorithm: KeyAlgorithm = KeyAlgorithm.EC_P256,
+        refresh_while_used: float = 300.0,
+        retry_for: float = 60.0,
+    ) -> None:
         self.clock = FakeClock()
         self.broker = Broker(Settings(token_life=token_life), self.clock)
         self.client = InMemory(self.broker)
         self.metrics = Metrics()
         self.pauses: list[float] = []
+        self.awake = asyncio.Event()  # pauses last until it is set
+        self.awake.set()
+        self.chance = 0.5
+        self.attester = Gated()
+        self.evidence = GuestEvidence(self.attester, (SampleDevice(),), None)
         self.session = Session(
             self.client,
-            GuestEvidence(SampleAttester(), (SampleDevice(),), None),
+            self.evidence,
             algorithm,
             self.clock,
             self.metrics,
             sleep=self._sleep,
-            chance=lambda: 1.0,
+            chance=lambda: self.chance,
+            endpoints=(ENDPOINT,),
+            refresh_while_used=refresh_while_used,
+            retry_for=retry_for,
         )
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
+        await self.awake.wait()
         self.clock.advance(seconds)
 
     @property

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.kbs.problems import classify
+from agent.kbs.problems import classify, retry_after
 from tests.unit.kbs import PROPERTY
 
 BASE = "https://github.com/confidential-containers/kbs/errors/"
@@ -174,3 +174,45 @@ def test_property_always_an_error(endpoint: str, status: int, body: bytes) -> No
     assert isinstance(error, AgentError)
     assert error.detail.isprintable()
     assert len(error.detail) < 500
+
+
+# --- Retry-After ----------------------------------------------------------------------------------
+WALL = 1_795_348_800.0  # Sun, 22 Nov 2026 12:00:00 GMT
+NOW = "Sun, 22 Nov 2026 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "seconds"),
+    [
+        ("0", "", 0.0),
+        ("7", "", 7.0),
+        (" 7 ", "", 7.0),
+        ("3600", "", limits.RETRY_AFTER_MAX),
+        ("9" * 5000, "", limits.RETRY_AFTER_MAX),
+        ("Sun, 22 Nov 2026 12:00:20 GMT", NOW, 20.0),
+        ("Sun, 22 Nov 2026 12:00:20 GMT", "", 20.0),
+        ("Sun, 22 Nov 2026 12:00:20 GMT", "Sun, 22 Nov 2026 12:00:15 GMT", 5.0),
+        ("Sun, 22 Nov 2026 11:00:00 GMT", NOW, 0.0),
+        ("Sun, 22 Nov 2099 11:00:00 GMT", NOW, limits.RETRY_AFTER_MAX),
+        ("", NOW, None),
+        ("-1", NOW, None),
+        ("1.5", NOW, None),
+        ("soon", NOW, None),
+        ("\u0661", NOW, None),
+    ],
+)
+def test_retry_after_is_read_and_bounded(value: str, date: str, seconds: float | None) -> None:
+    assert retry_after(value, date, WALL) == seconds
+
+
+@given(st.text(max_size=60), st.text(max_size=40), st.floats(0, 1e12))
+@settings(max_examples=200)
+def test_any_retry_after_is_bounded(value: str, date: str, wall: float) -> None:
+    found = retry_after(value, date, wall)
+    assert found is None or 0.0 <= found <= limits.RETRY_AFTER_MAX
+
+
+def test_only_what_may_pass_carries_a_pause() -> None:
+    assert classify("resource", 503, b"", retry_after=9.0).retry_after == 9.0
+    assert classify("auth", 429, b"", retry_after=9.0).retry_after == 9.0
+    assert classify("resource", 404, b"", retry_after=9.0).retry_after is None

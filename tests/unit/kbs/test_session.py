@@ -2,28 +2,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent.clock import Deadline
 from agent.config import limits
 from agent.config.model import KeyAlgorithm
 from agent.devkit.clock import FakeClock
+from agent.devkit.sample import SampleAttester, SampleDevice
 from agent.errors import AgentError, ErrorCode
-from agent.kbs.keys import TeeKey
-from agent.kbs.session import Held, Session, refresh_due, retry_pause
-from agent.kbs.token import KbsToken
+from agent.kbs.credential import SessionRef
+from agent.kbs.session import Session
 from agent.observe.metrics import Metrics
-from agent.secret import Secret
 from agent.tee.evidence_source import GuestEvidence
-from tests.unit.kbs import PROPERTY
-from tests.unit.kbs.inmemory import InMemory, World
+from tests.unit.kbs.inmemory import ENDPOINT, InMemory, World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from agent.kbs.token import KbsToken
 
 
 @pytest.fixture
@@ -95,11 +94,24 @@ async def test_nobody_gets_a_token_that_is_about_to_expire(world: World) -> None
     assert await world.session.token(soon(world)) is not first
 
 
-async def test_the_timer_is_set_for_the_renewal(world: World) -> None:
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 0.7), (0.5, 0.8), (1.0, 0.9)])
+async def test_the_renewal_is_drawn_for_each_token(world: World, chance: float, share: float) -> None:
+    world.chance = chance
     await world.session.token(soon(world))
     timer = world.session._timer
     assert timer is not None
-    assert timer.when() - asyncio.get_running_loop().time() == pytest.approx(0.75 * 270, abs=5)
+    assert timer.when() - asyncio.get_running_loop().time() == pytest.approx(share * 300, abs=5)
+
+
+async def test_guests_that_attested_together_do_not_renew_together() -> None:
+    renewals = []
+    for chance in (0.1, 0.4, 0.8):
+        world = World()
+        world.chance = chance
+        await world.session.token(soon(world))
+        renewals.append(world.session._refresh_from - world.clock.boot())
+        await world.session.close()
+    assert renewals == pytest.approx([216, 234, 258])
 
 
 async def test_a_jump_of_the_wall_clock_changes_nothing(world: World) -> None:
@@ -113,9 +125,10 @@ async def test_a_jump_of_the_wall_clock_changes_nothing(world: World) -> None:
 async def test_a_short_lived_token_is_still_of_use() -> None:
     world = World(token_life=12.0)
     first = await world.session.token(soon(world))
-    world.clock.advance(7.9)
+    world.clock.advance(9.5)  # eight tenths of its life are 9.6
     assert await world.session.token(soon(world)) is first
-    world.clock.advance(0.2)  # a third of its life before the end
+    world.clock.advance(0.2)
+    assert await world.session.token(soon(world)) is first  # nobody waits
     await settle()
     assert await world.session.token(soon(world)) is not first
     await world.session.close()
@@ -162,21 +175,112 @@ async def test_when_every_caller_has_left_the_handshake_stops(world: World) -> N
     await world.session.token(soon(world))
 
 
-async def test_a_caller_waits_for_its_own_deadline_and_hears_the_phase(world: World) -> None:
+async def gave_up(world: World, seconds: float = 0.01) -> AgentError:
+    """What a caller hears whose deadline passes while the flight of a patient one goes on."""
+    with pytest.raises(AgentError) as caught:
+        await world.session.token(soon(world, seconds))
+    return caught.value
+
+
+async def test_a_caller_that_cannot_wait_for_the_challenge_hears_so(world: World) -> None:
     world.client.gate.clear()
     patient = asyncio.ensure_future(world.session.token(soon(world)))
     await world.client.arrived.wait()
-    with pytest.raises(AgentError) as caught:
-        await world.session.token(soon(world, 0.01))
-    assert caught.value.code is ErrorCode.DEADLINE_EXCEEDED
-    assert "auth" in caught.value.detail
+    error = await gave_up(world)
+    assert error.code is ErrorCode.KBS_TIMEOUT
+    assert "asking the broker for a challenge" in error.detail
     world.client.gate.set()
     assert (await patient).expires > 0
+    assert world.handshakes == 1
 
 
-async def test_the_flight_has_its_own_deadline_not_its_first_callers(world: World) -> None:
+async def test_a_caller_that_cannot_wait_for_the_quote_hears_so(world: World) -> None:
+    world.attester.gate.clear()
+    patient = asyncio.ensure_future(world.session.token(soon(world)))
+    await settle()
+    error = await gave_up(world)
+    assert error.code is ErrorCode.EVIDENCE_TIMEOUT
+    assert "collecting evidence" in error.detail
+    world.attester.gate.set()
+    await patient
+    assert world.handshakes == 1
+
+
+async def test_a_caller_that_cannot_wait_for_the_appraisal_hears_so(world: World) -> None:
+    world.client.attest_gate.clear()
+    patient = asyncio.ensure_future(world.session.token(soon(world)))
+    await settle()
+    assert (await gave_up(world)).code is ErrorCode.APPRAISAL_TIMEOUT
+    world.client.attest_gate.set()
+    await patient
+    assert world.handshakes == 1
+
+
+async def test_a_caller_in_an_outage_hears_of_the_outage(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_DNS_FAILED, "no network yet")]
+    world.awake.clear()
+    patient = asyncio.ensure_future(world.session.token(soon(world)))
+    await settle()
+    world.chance = 1.0
+    error = await gave_up(world)
+    assert error.code is ErrorCode.KBS_DNS_FAILED
+    assert "no network yet" in error.detail
+    world.awake.set()
+    await patient
+
+
+async def test_who_has_no_time_left_is_told_at_once_and_costs_nothing(world: World) -> None:
+    error = await gave_up(world, 0)
+    assert error.code is ErrorCode.DEADLINE_EXCEEDED
+    await settle()
+    assert world.metric("coco_attestation_attempts_total") == 0
+
+
+async def test_callers_one_after_the_other_share_a_slow_appraisal(world: World) -> None:
+    world.client.attest_gate.clear()
+    early = asyncio.ensure_future(world.session.token(soon(world, 0.05)))
+    await settle()
+    late = asyncio.ensure_future(world.session.token(soon(world)))
+    with pytest.raises(AgentError):
+        await early
+    world.client.attest_gate.set()
+    await late
+    assert world.handshakes == 1
+
+
+async def test_the_challenge_has_the_callers_time_and_a_flight_its_own_at_most(world: World) -> None:
     await world.session.token(Deadline.never(world.clock))
-    assert world.client.deadlines == [limits.ATTEST_DEADLINE]
+    world.clock.advance(1000)
+    await world.session.token(soon(world, 20))
+    assert world.client.deadlines == [limits.ATTEST_DEADLINE, 20]
+
+
+async def test_a_quote_that_takes_too_long_says_so(world: World) -> None:
+    world.attester.gate.clear()
+    world.session._attestation._evidence = Late()
+    error = await refusal(world)
+    assert error.code is ErrorCode.EVIDENCE_TIMEOUT
+
+
+class Late:
+    """A source that keeps its own deadline, and names it as everybody does."""
+
+    tee = "sample"
+    devices = ()
+
+    async def additional(self, report_data: bytes, deadline: Deadline) -> bytes:
+        return b""
+
+    async def primary(self, report_data: bytes, deadline: Deadline) -> bytes:
+        deadline.clock.advance(100)  # type: ignore[attr-defined]  # a FakeClock
+        raise AgentError(ErrorCode.DEADLINE_EXCEEDED, "time ran out while asking a device")
+
+
+@pytest.mark.parametrize("code", [ErrorCode.KBS_TIMEOUT, ErrorCode.APPRAISAL_TIMEOUT])
+async def test_a_broker_that_takes_too_long_to_judge_is_named_so(world: World, code: ErrorCode) -> None:
+    world.client.attest_failures = [AgentError(code, "45 s")] * 10
+    world.chance = 1.0
+    assert (await refusal(world)).code is ErrorCode.APPRAISAL_TIMEOUT
 
 
 async def test_callers_that_waited_share_a_failure_and_the_next_tries_again(world: World) -> None:
@@ -210,30 +314,106 @@ async def test_a_final_failure_is_not_tried_again(world: World, code: ErrorCode)
 
 async def test_a_passing_failure_is_tried_again_with_growing_pauses(world: World) -> None:
     world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE), AgentError(ErrorCode.KBS_BUSY)]
+    world.chance = 1.0
     await world.session.token(soon(world))
-    assert world.pauses == [0.25, 0.5]
+    assert world.pauses == pytest.approx([limits.RETRY_FIRST_PAUSE, 2 * limits.RETRY_FIRST_PAUSE])
     assert world.metric("coco_attestation_attempts_total") == 3
     assert world.metric("coco_attestation_success_total") == 1
     assert world.metric("coco_attestation_failure_total", reason="KBS_BUSY") == 1
 
 
-async def test_a_lasting_outage_ends_with_its_reason(world: World) -> None:
-    world.client.failures = [AgentError(ErrorCode.KBS_DNS_FAILED)] * 10
+async def test_pauses_are_spread_over_their_whole_range(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)]
+    world.chance = 0.0
+    await world.session.token(soon(world))
+    assert world.pauses == [0.0]
+
+
+async def test_the_broker_is_not_asked_before_it_wants_to_be(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_BUSY, retry_after=7.0)]
+    world.chance = 1.0
+    await world.session.token(soon(world))
+    assert world.pauses == pytest.approx([7.0 + limits.RETRY_FIRST_PAUSE])
+
+
+async def test_a_broker_that_asks_for_more_time_than_there_is_ends_the_flight(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_BUSY, retry_after=30.0)]
+    error = await refusal(world)
+    assert (error.code, error.retry_after) == (ErrorCode.KBS_BUSY, 30.0)
+    assert world.pauses == []
+
+
+async def test_a_lasting_outage_ends_with_its_reason_within_the_deadline(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_DNS_FAILED)] * 100
+    began = world.clock.boot()
     assert (await refusal(world)).code is ErrorCode.KBS_DNS_FAILED
-    assert len(world.client.deadlines) == limits.ATTEST_TRIES
+    assert 10 < world.clock.boot() - began <= 20
+    assert len(world.client.deadlines) > 5
 
 
-async def test_tries_end_with_the_flights_time(world: World) -> None:
-    class Slow(InMemory):
-        async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, str]:
-            world.clock.advance(30)
-            return await super().auth(body, deadline)
+async def test_by_default_the_reason_of_an_outage_is_told_after_ten_seconds() -> None:
+    world = World(retry_for=limits.RETRY_FOR)
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 100
+    began = world.clock.boot()
+    with pytest.raises(AgentError) as caught:
+        await world.session.token(soon(world, 50.0))
+    assert caught.value.code is ErrorCode.KBS_UNREACHABLE
+    assert 5 < world.clock.boot() - began <= limits.RETRY_FOR
 
-    slow = Slow(world.broker)
-    slow.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 10
-    world.session._client = slow
-    assert (await refusal(world)).code is ErrorCode.KBS_UNREACHABLE
-    assert len(slow.deadlines) == 2
+
+async def test_a_later_caller_gives_the_flight_more_time(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 8
+    world.client.gate.clear()
+    first = asyncio.ensure_future(world.session.token(soon(world, 1.0)))
+    await world.client.arrived.wait()
+    second = asyncio.ensure_future(world.session.token(soon(world, 40.0)))
+    await settle()
+    world.client.gate.set()
+    await second
+    assert world.handshakes == 1
+    await first  # its real second had not passed
+
+
+async def test_a_pause_is_cut_short_for_a_caller_that_cannot_outlast_it(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)]
+    world.awake.clear()
+    patient = asyncio.ensure_future(world.session.token(soon(world, 40.0)))
+    await settle()
+    assert world.pauses == pytest.approx([0.5])
+    hurried = asyncio.ensure_future(world.session.token(soon(world, 0.4)))
+    await settle()
+    assert world.pauses == pytest.approx([0.5, 0.1])  # half of the first half of its time
+    world.awake.set()
+    assert await hurried is await patient
+
+
+async def test_a_pause_the_broker_asked_for_is_not_cut_short(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_BUSY, retry_after=20.0)]
+    world.awake.clear()
+    patient = asyncio.ensure_future(world.session.token(soon(world, 40.0)))
+    await settle()
+    assert (await gave_up(world)).code is ErrorCode.KBS_BUSY
+    assert min(world.pauses) >= 20
+    world.awake.set()
+    await patient
+
+
+async def test_no_network_for_90_seconds_and_then_the_first_request_succeeds(world: World) -> None:
+    ready = world.clock.boot() + 90
+    codes = set()
+    while world.clock.boot() < ready:
+        began = world.clock.boot()
+        world.client.failures = [AgentError(ErrorCode.KBS_DNS_FAILED)] * 50
+        with pytest.raises(AgentError) as caught:
+            await world.session.token(soon(world, 8))
+        codes.add(caught.value.code)
+        assert world.clock.boot() - began <= 8
+        world.clock.advance(1)
+    assert codes == {ErrorCode.KBS_DNS_FAILED}
+    world.client.failures = []
+    world.pauses.clear()
+    await world.session.token(soon(world, 8))
+    assert world.pauses == []
 
 
 async def test_a_guest_without_a_tee_says_so_and_asks_nobody() -> None:
@@ -249,7 +429,7 @@ async def test_a_guest_without_a_tee_says_so_and_asks_nobody() -> None:
 
 async def test_a_token_in_use_is_renewed_in_the_background(world: World) -> None:
     first = await world.session.token(soon(world))
-    world.clock.advance(210)  # past three quarters of 270
+    world.clock.advance(241)
     assert await world.session.token(soon(world)) is first  # nobody waits
     await settle()
     assert world.handshakes == 2
@@ -260,19 +440,42 @@ async def test_a_token_in_use_is_renewed_in_the_background(world: World) -> None
 
 async def test_an_idle_guest_stops_attesting(world: World) -> None:
     await world.session.token(soon(world))
-    world.clock.advance(210)
-    world.session._refresh_if_due()  # what the timer does
+    for seconds, handshakes in ((241, 2), (241, 2), (2000, 2)):
+        world.clock.advance(seconds)
+        world.session._refresh_if_due()  # what the timer does
+        await settle()
+        assert world.handshakes == handshakes
+    await world.session.token(soon(world))
+    assert world.handshakes == 3
+
+
+async def test_how_long_a_guest_counts_as_busy_is_configured() -> None:
+    world = World(refresh_while_used=1000.0)
+    await world.session.token(soon(world))
+    for handshakes in (2, 3, 4, 5, 5):
+        world.clock.advance(241)
+        world.session._refresh_if_due()
+        await settle()
+        assert world.handshakes == handshakes
+    await world.session.close()
+
+
+async def test_a_guest_can_renew_on_demand_only() -> None:
+    world = World(refresh_while_used=0.0)
+    first = await world.session.token(soon(world))
+    assert world.session._timer is None
+    world.clock.advance(269)
+    assert await world.session.token(soon(world)) is first
     await settle()
-    assert world.handshakes == 2
-    world.clock.advance(210)
-    world.session._refresh_if_due()
-    await settle()
-    assert world.handshakes == 2
+    assert world.handshakes == 1
+    world.clock.advance(2)
+    assert await world.session.token(soon(world)) is not first
+    await world.session.close()
 
 
 async def test_a_failed_renewal_keeps_the_old_token_and_pauses(world: World) -> None:
     first = await world.session.token(soon(world))
-    world.clock.advance(210)
+    world.clock.advance(241)
     world.client.failures = [AgentError(ErrorCode.ATTESTATION_REJECTED)] * 2
     for _ in range(5):
         assert await world.session.token(soon(world)) is first
@@ -282,15 +485,15 @@ async def test_a_failed_renewal_keeps_the_old_token_and_pauses(world: World) -> 
     assert await world.session.token(soon(world)) is first
     await settle()
     assert world.client.failures == []
-    world.clock.advance(limits.TOKEN_REFRESH_PAUSE)
-    assert await world.session.token(soon(world)) is first
+    world.clock.advance(limits.TOKEN_REFRESH_PAUSE - 5)
     await settle()
+    world.clock.advance(5)
     assert await world.session.token(soon(world)) is not first
 
 
 async def test_a_caller_joins_the_renewal_under_way(world: World) -> None:
     first = await world.session.token(soon(world))
-    world.clock.advance(210)
+    world.clock.advance(241)
     world.client.gate.clear()
     await world.session.token(soon(world))
     await settle()
@@ -326,7 +529,7 @@ async def test_close_wipes_what_is_held(world: World) -> None:
 
 async def test_close_stops_a_renewal(world: World) -> None:
     await world.session.token(soon(world))
-    world.clock.advance(210)
+    world.clock.advance(241)
     world.client.gate.clear()
     await world.session.token(soon(world))
     await settle()
@@ -351,26 +554,60 @@ async def test_logs_name_codes_and_nothing_else(world: World, caplog: pytest.Log
     assert token.jwt.reveal().decode() not in text
 
 
-@pytest.mark.parametrize(
-    ("now", "used", "due"),
-    [(99.9, True, False), (100.0, True, True), (100.0, False, False), (500.0, True, True)],
-)
-def test_a_renewal_is_due_late_in_the_life_of_a_used_token(now: float, used: bool, due: bool) -> None:
-    assert refresh_due(now, 100.0, used=used) is due
+# --- what a token stands for ----------------------------------------------------------------------
+async def test_a_token_knows_its_session_and_what_was_attested(world: World) -> None:
+    token = await world.session.token(soon(world))
+    assert isinstance(token.session, SessionRef)
+    assert token.session.endpoint == ENDPOINT
+    assert token.identity == world.session.identity
+    assert len(token.identity) == 64
 
 
-KEY = TeeKey.generate(KeyAlgorithm.EC_P256)
+async def test_a_token_for_other_devices_is_not_handed_out_any_more(world: World) -> None:
+    first = await world.session.token(soon(world))
+    before = world.session.identity
+    world.evidence._devices = ()
+    assert world.session.identity != before
+    second = await world.session.token(soon(world))
+    assert second is not first
+    assert second.identity == world.session.identity
+    assert await world.session.token(soon(world)) is second
 
 
-@PROPERTY
-@given(life=st.floats(-10, 100_000), received=st.floats(0, 1e7))
-def test_times_of_a_held_token_are_in_order(life: float, received: float) -> None:
-    held = Held.since(KbsToken(Secret(b"x"), KEY, received + life), received)
-    assert received <= held.refresh_from <= held.usable_until <= max(received, received + life)
+async def test_each_part_of_the_identity_counts() -> None:
+    clock, metrics, client = FakeClock(), Metrics(), InMemory(World().broker)
+    plain = GuestEvidence(SampleAttester(), (), None)
+    device = GuestEvidence(SampleAttester(), (SampleDevice(),), None)
+    nothing = GuestEvidence(None, (), AgentError(ErrorCode.NO_TEE))
+    p256, rsa = KeyAlgorithm.EC_P256, KeyAlgorithm.RSA
+    names = {
+        Session(client, plain, p256, clock, metrics).identity,
+        Session(client, device, p256, clock, metrics).identity,
+        Session(client, nothing, p256, clock, metrics).identity,
+        Session(client, plain, rsa, clock, metrics).identity,
+        Session(client, plain, p256, clock, metrics, endpoints=(ENDPOINT,)).identity,
+        Session(client, plain, p256, clock, metrics, init_data="").identity,
+        Session(client, plain, p256, clock, metrics, init_data="x").identity,
+    }
+    assert len(names) == 7
+    assert Session(client, plain, p256, clock, metrics).identity in names
 
 
-@pytest.mark.parametrize("failed", range(1, limits.ATTEST_TRIES + 1))
-def test_pauses_grow_and_vary_by_half(failed: int) -> None:
-    longest = 0.25 * 2 ** (failed - 1)
-    assert retry_pause(failed, 1.0) == longest
-    assert retry_pause(failed, 0.0) == longest / 2
+async def test_a_renewed_token_is_wiped_when_its_last_user_is_done(world: World) -> None:
+    old = await world.session.token(soon(world))
+    jwt, session = old.jwt, old.session
+    await world.session.token(soon(world), refused=old)
+    assert len(jwt) > 0  # an answer for it may be under way
+    assert session is not None
+    del old
+    await settle()
+    assert len(jwt) == len(session.cookie) == 0
+
+
+async def test_the_key_goes_with_its_token(world: World) -> None:
+    old = await world.session.token(soon(world))
+    key = weakref.ref(old)
+    await world.session.token(soon(world), refused=old)
+    del old
+    await settle()
+    assert key() is None

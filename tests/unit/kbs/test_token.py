@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import base64
+import collections
 import json
+import random
+import statistics
 
 import pytest
 from hypothesis import given
@@ -11,8 +14,18 @@ from agent.config import limits
 from agent.config.model import KeyAlgorithm
 from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
+from agent.kbs.credential import SessionRef
 from agent.kbs.keys import TeeKey
-from agent.kbs.token import KbsToken, decode_token, encode_token, held_token
+from agent.kbs.token import (
+    Held,
+    KbsToken,
+    decode_token,
+    encode_token,
+    held_token,
+    refresh_due,
+    token_identity,
+    wipe_when_dropped,
+)
 from agent.secret import Secret
 from tests.unit.kbs import PROPERTY, outcome
 
@@ -100,7 +113,10 @@ def test_size_is_bounded() -> None:
 
 def test_it_does_not_print() -> None:
     token = held_token(jwt({"exp": 300, "iat": 0}), KEY, clock())
-    assert repr(token) == "KbsToken(jwt=***, key=TeeKey(ECDH-ES+A256KW-P256), expires=1300.0)"
+    assert (
+        repr(token)
+        == "KbsToken(jwt=***, key=TeeKey(ECDH-ES+A256KW-P256), expires=1300.0, session=None, identity='')"
+    )
 
 
 @pytest.mark.parametrize("algorithm", [KeyAlgorithm.EC_P256, KeyAlgorithm.EC_P521, KeyAlgorithm.RSA])
@@ -150,6 +166,91 @@ def test_garbage_export(body: bytes) -> None:
     with pytest.raises(AgentError) as caught:
         decode_token(body, clock())
     assert caught.value.code is ErrorCode.KBS_BAD_RESPONSE
+
+
+# --- a token in use -------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("now", "last_used", "while_used", "due"),
+    [
+        (99.9, 99.0, 300.0, False),
+        (100.0, 99.0, 300.0, True),
+        (400.0, 100.0, 300.0, True),
+        (400.1, 100.0, 300.0, False),  # idle
+        (500.0, 500.0, 0.0, False),  # never in the background
+    ],
+)
+def test_a_renewal_is_due_late_in_the_life_of_a_used_token(
+    now: float, last_used: float, while_used: float, due: bool
+) -> None:
+    assert refresh_due(now, 100.0, last_used, while_used) is due
+
+
+@PROPERTY
+@given(life=st.floats(-10, 100_000), received=st.floats(0, 1e7), chance=st.floats(0, 1))
+def test_times_of_a_held_token_are_in_order(life: float, received: float, chance: float) -> None:
+    held = Held.since(KbsToken(Secret(b"x"), KEY, received + life), received, chance)
+    assert received <= held.refresh_from <= held.usable_until <= max(received, received + life)
+
+
+@PROPERTY
+@given(life=st.floats(1, limits.TOKEN_MAX_LIFE), chance=st.floats(0, 1))
+def test_a_renewal_comes_at_seven_to_nine_tenths_of_the_life(life: float, chance: float) -> None:
+    held = Held.since(KbsToken(Secret(b"x"), KEY, 1000.0 + life), 1000.0, chance)
+    assert 0.7 * life - 1e-6 <= held.refresh_from - 1000.0 <= 0.9 * life + 1e-6
+
+
+def test_renewals_spread_evenly_around_eight_tenths() -> None:
+    token = KbsToken(Secret(b"x"), KEY, 1300.0)
+    drawn = random.Random(7)  # noqa: S311 - the same numbers each time
+    waits = [Held.since(token, 1000.0, drawn.random()).refresh_from - 1000.0 for _ in range(2000)]
+    assert statistics.mean(waits) == pytest.approx(240, abs=1)
+    # An even spread over 60 s: no tenth of it gets more than its share by much.
+    tenths = collections.Counter(int((wait - 210) // 6) for wait in waits)
+    assert len(tenths) == 10
+    assert max(tenths.values()) < 300
+
+
+IDENTITY = (("https://one", "https://two"), "text", "snp", ("nvidia", "hygondcu"), KeyAlgorithm.EC_P256)
+
+
+def test_an_identity_does_not_depend_on_the_order_of_devices() -> None:
+    *rest, devices, algorithm = IDENTITY
+    assert token_identity(*rest, devices[::-1], algorithm) == token_identity(*IDENTITY)  # type: ignore[call-arg,arg-type]
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        (0, ("https://two", "https://one")),
+        (0, ("https://onehttps://two",)),
+        (1, None),
+        (1, ""),
+        (2, ""),
+        (3, ("nvidia",)),
+        (4, KeyAlgorithm.RSA),
+    ],
+)
+def test_each_part_of_an_identity_counts(part: int, other: object) -> None:
+    parts: list[object] = list(IDENTITY)
+    parts[part] = other
+    assert token_identity(*parts) != token_identity(*IDENTITY)  # type: ignore[arg-type]
+
+
+def test_an_identity_gives_nothing_away() -> None:
+    name = token_identity(*IDENTITY)
+    assert len(name) == 64
+    assert set(name) <= set("0123456789abcdef")
+
+
+def test_a_token_is_wiped_with_its_last_holder() -> None:
+    secret, cookie = Secret(b"token"), Secret(b"cookie")
+    token = KbsToken(secret, KEY, 1.0, SessionRef(cookie, "https://kbs", 1.0))
+    wipe_when_dropped(token)
+    second = token
+    del token
+    assert secret.reveal() == b"token"
+    del second
+    assert len(secret) == len(cookie) == 0
 
 
 SCALAR = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))

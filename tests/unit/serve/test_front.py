@@ -15,7 +15,7 @@ from agent.errors import AgentError, ErrorCode
 from agent.observe.audit import Audit
 from agent.observe.metrics import Metrics
 from agent.observe.redact import ResourceNames
-from agent.roles import AttesterRole, HubRole, MeasurementResult
+from agent.roles import AttesterRole, Fetched, Freshness, HubRole, MeasurementResult
 from agent.secret import Secret
 from agent.serve.front import Front
 from agent.tee.evidence_source import GuestEvidence
@@ -38,7 +38,7 @@ class StoreHub:
     hang: bool = False
     asked: int = 0
 
-    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
+    async def get_resource(self, uri: str, deadline: Deadline, *, refresh: bool = False) -> Fetched:
         self.asked += 1
         if self.hang:
             await asyncio.Event().wait()
@@ -46,7 +46,7 @@ class StoreHub:
             raise self.fault
         if uri not in self.resources:
             raise AgentError(ErrorCode.RESOURCE_NOT_FOUND, f"{uri}: not in the store")
-        return Secret(self.resources[uri])
+        return Fetched(Secret(self.resources[uri]))
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
         self.asked += 1
@@ -108,12 +108,12 @@ async def failing(work: Awaitable[object]) -> AgentError:
 
 async def test_a_secret_is_handed_out_and_everybody_hears_it_once(world: World) -> None:
     call = world.call()
-    secret = await world.front.get_resource(call, URI)
-    assert secret.reveal() == b"value-c4n4ry"
+    fetched = await world.front.get_resource(call, URI)
+    assert fetched.secret.reveal() == b"value-c4n4ry"
     assert world.count("get_resource", "ok") == 1
     (line,) = world.audited()
     assert (line["api"], line["peer"], line["verb"]) == ("rest", "127.0.0.1:4242", "get_resource")
-    assert (line["result"], line["request_id"]) == ("ok", call.request_id)
+    assert (line["result"], line["request_id"], line["cache"]) == ("ok", call.request_id, "miss")
     assert line["resource"] == world.audit.names.digest(URI)
     assert "c4n4ry" not in world.written()
     assert "default/key/1" not in world.written()
@@ -124,6 +124,7 @@ async def test_a_refusal_is_audited_with_its_code(world: World) -> None:
     assert error.code is ErrorCode.RESOURCE_NOT_FOUND
     (line,) = world.audited()
     assert line["result"] == "RESOURCE_NOT_FOUND"
+    assert "cache" not in line
     assert world.count("get_resource", "RESOURCE_NOT_FOUND") == 1
     assert "key/none" not in world.written()
 
@@ -261,3 +262,68 @@ async def test_the_error_of_a_role_is_passed_on_unchanged(world: World) -> None:
     assert await failing(world.front.get_resource(world.call(), URI)) is original
     record = next(r for r in world.log.records if vars(r).get("code") == "RESOURCE_DENIED")
     assert vars(record)["problem"] == "PolicyDeny"
+
+
+async def test_what_is_kept_is_answered_without_asking_the_hub(caplog: pytest.LogCaptureFixture) -> None:
+    world = build(caplog, StoreHub(), None)
+    kept = Fetched(Secret(b"kept-c4n4ry"), Freshness.HIT, 7.0)
+    front = Front(
+        hub=world.hub,
+        attester=None,
+        metrics=world.metrics,
+        audit=world.audit,
+        clock=world.clock,
+        kept=lambda uri: kept if uri == URI else None,
+    )
+    assert await front.get_resource(world.call(), URI) is kept
+    assert world.hub.asked == 0
+    assert [(line["result"], line["cache"]) for line in world.audited()] == [("ok", "hit")]
+    fetched = await front.get_resource(world.call(), URI, refresh=True)
+    assert fetched.secret.reveal() == b"value-c4n4ry"
+    assert world.hub.asked == 1
+    assert "c4n4ry" not in world.written()
+
+
+@dataclass
+class Register(LocalAttester):
+    """An attester with a register."""
+
+    answer: MeasurementResult | AgentError = MeasurementResult.OK
+
+    async def extend(self, *_: object) -> MeasurementResult:
+        if isinstance(self.answer, AgentError):
+            raise self.answer
+        return self.answer
+
+    async def bind_init_data(self, *_: object) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (MeasurementResult.OK, True),
+        (AgentError(ErrorCode.EVIDENCE_TIMEOUT), True),  # nobody knows
+        (MeasurementResult.NOT_ENABLED, False),
+        (MeasurementResult.NOT_SUPPORTED, False),
+    ],
+)
+async def test_an_extended_measurement_is_told(
+    caplog: pytest.LogCaptureFixture, answer: MeasurementResult | AgentError, told: bool
+) -> None:
+    world, changes = build(caplog, None, None), list[str]()
+    front = Front(
+        hub=None,
+        attester=Register(answer),
+        metrics=world.metrics,
+        audit=world.audit,
+        clock=world.clock,
+        changed=changes.append,
+    )
+    try:
+        await front.extend(world.call(), "d", "o", "c", None)
+    except AgentError:
+        assert isinstance(answer, AgentError)
+    assert bool(changes) == told
+    await front.bind_init_data(world.call(), bytes(32))
+    assert len(changes) == told + 1

@@ -168,7 +168,7 @@ async def test_a_stuck_device_ends_with_the_deadline() -> None:
     stuck = Stuck()
     with pytest.raises(AgentError) as caught:
         await GuestEvidence(None, (stuck,), None).additional(b"x", Deadline.after(FakeClock(), 0))
-    assert caught.value.code is ErrorCode.DEADLINE_EXCEEDED
+    assert caught.value.code is ErrorCode.EVIDENCE_TIMEOUT
     assert "nvidia" in caught.value.detail
     assert stuck.cancelled
 

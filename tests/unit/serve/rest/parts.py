@@ -13,7 +13,7 @@ from agent.observe.audit import Audit
 from agent.observe.health import Health
 from agent.observe.metrics import Metrics
 from agent.observe.redact import ResourceNames
-from agent.roles import MeasurementResult
+from agent.roles import Fetched, Freshness, MeasurementResult
 from agent.secret import Secret
 from agent.serve.front import Front
 from agent.serve.rest.app import App, Incoming, build_app
@@ -43,6 +43,9 @@ class Roles:
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     seconds: float = 0.0
+    freshness: Freshness = Freshness.MISS
+    age: float = 0.0
+    refreshed: bool = False
 
     async def _ask(self, deadline: Deadline, *what: object) -> None:
         self.asked.append(what)
@@ -57,9 +60,10 @@ class Roles:
         if self.error is not None:
             raise AgentError(self.error, "operator detail")
 
-    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
+    async def get_resource(self, uri: str, deadline: Deadline, *, refresh: bool = False) -> Fetched:
+        self.refreshed = refresh
         await self._ask(deadline, "resource", uri)
-        return Secret(KEY)
+        return Fetched(Secret(KEY), self.freshness, self.age)
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
         raise NotImplementedError
@@ -75,7 +79,9 @@ class Roles:
         await self._ask(deadline, "additional_evidence", runtime_data)
         return b""
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         await self._ask(deadline, "token", token_type)
         return Secret(b'{"token":"a.b.c","tee_keypair":"PEM"}')
 

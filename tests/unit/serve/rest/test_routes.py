@@ -8,7 +8,7 @@ import pytest
 
 from agent.config.model import Features, Gateway
 from agent.errors import ErrorCode
-from agent.roles import MeasurementResult
+from agent.roles import Freshness, MeasurementResult
 from agent.serve.rest.guard import Peer
 from tests.unit.serve.rest.parts import KEY, LOCAL, REMOTE, Gate, header
 
@@ -344,3 +344,45 @@ async def test_refusals_are_counted() -> None:
     await made.ask("GET", "/nothing", peer=LOCAL)
     rendered = made.metrics.render().decode()
     assert 'coco_requests_total{api="rest",result="UNKNOWN_ROUTE",verb="refused"} 1.0' in rendered
+
+
+@pytest.mark.parametrize(
+    ("freshness", "age", "shown"),
+    [(Freshness.HIT, 12.9, "12"), (Freshness.MISS, 0.0, "0"), (Freshness.STALE, 301.0, "301")],
+)
+async def test_a_resource_says_how_fresh_it_is(freshness: Freshness, age: float, shown: str) -> None:
+    gate = Gate()
+    gate.roles.freshness, gate.roles.age = freshness, age
+    for method in ("GET", "HEAD"):
+        answer = await gate.ask(method, "/cdh/resource/default/key/1")
+        assert (header(answer, "X-Cache"), header(answer, "Age")) == (freshness.value, shown)
+        assert header(answer, "Cache-Control") == "no-store"
+    gate.roles.error = ErrorCode.RESOURCE_DENIED
+    assert header(await gate.ask("GET", "/cdh/resource/default/key/1"), "X-Cache") is None
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "refreshed"),
+    [
+        ("", (), False),
+        ("?refresh=1", (), True),
+        ("?a=b&refresh=1", (), True),
+        ("?refresh=1&refresh=0", (), False),
+        ("?refresh=true", (), False),
+        ("?refresh", (), False),
+        ("?%ff=%ff&refresh=1", (), False),
+        ("", (("Cache-Control", "no-cache"),), True),
+        ("", (("Cache-Control", "max-age=5 , No-Cache"),), True),
+        ("", (("Cache-Control", "max-age=5"), ("Cache-Control", "no-cache")), True),
+        ("", (("Cache-Control", "no-cache-please"),), False),
+        ("", (("Cache-Control", "no-store"),), False),
+    ],
+)
+async def test_a_caller_can_have_the_broker_asked(
+    query: str, headers: tuple[tuple[str, str], ...], refreshed: bool
+) -> None:
+    gate = Gate()
+    answer = await gate.ask("GET", f"/cdh/resource/default/key/1{query}", headers)
+    assert answer.status == 200
+    assert gate.roles.refreshed == refreshed
+    assert gate.roles.asked == [("resource", "kbs:///default/key/1")]  # the query stays behind

@@ -10,7 +10,7 @@ from agent.clock import SystemClock
 from agent.observe.audit import Audit
 from agent.observe.metrics import Metrics
 from agent.observe.redact import ResourceNames
-from agent.roles import MeasurementResult
+from agent.roles import Fetched, Freshness, MeasurementResult
 from agent.secret import Secret
 from agent.serve.front import Front
 
@@ -35,6 +35,9 @@ class Role:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[tuple[object, ...]] = field(default_factory=list)
     cancelled: int = 0
+    refreshed: bool = False
+    freshness: Freshness = Freshness.MISS
+    age: float = 0.0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -50,8 +53,9 @@ class Role:
             raise self.error
         return self.answer
 
-    async def get_resource(self, uri: str, deadline: Deadline) -> Secret:
-        return Secret(await self._serve("get_resource", uri))
+    async def get_resource(self, uri: str, deadline: Deadline, *, refresh: bool = False) -> Fetched:
+        self.refreshed = refresh
+        return Fetched(Secret(await self._serve("get_resource", uri)), self.freshness, self.age)
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
         return Secret(await self._serve("unseal", sealed))
@@ -65,7 +69,9 @@ class Role:
     async def additional_evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
         return await self._serve("additional_evidence", runtime_data)
 
-    async def token(self, token_type: str, deadline: Deadline, *, refused: bytes = b"") -> Secret:
+    async def token(
+        self, token_type: str, deadline: Deadline, *, refused: bytes = b"", session: bool = False
+    ) -> Secret:
         return Secret(await self._serve("token", token_type))
 
     async def tee_type(self, deadline: Deadline) -> str:

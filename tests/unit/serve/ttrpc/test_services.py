@@ -12,6 +12,7 @@ from agent.errors import AgentError, ErrorCode
 from agent.protos import attestation_agent_pb2 as aa
 from agent.protos import confidential_data_hub_pb2 as cdh
 from agent.protos import keyprovider_pb2 as kp
+from agent.roles import Freshness
 from agent.serve.ttrpc.codec import StatusError
 from agent.serve.ttrpc.server import Context
 from agent.serve.ttrpc.services import aa_services, cdh_services
@@ -68,8 +69,17 @@ class TestAnswers:
         role = Role()
         body = cdh.GetResourceRequest(ResourcePath="kbs:///default/key/1").SerializeToString()
         answer = await ask(role, "api.GetResourceService/GetResource", body)
-        assert cdh.GetResourceResponse.FromString(answer).Resource == b"plaintext"
+        assert answer == b"\n\tplaintext"  # nothing that upstream's clients do not know
         assert role.asked == [("get_resource", "kbs:///default/key/1")]
+        assert not role.refreshed
+
+    async def test_get_resource_tells_its_freshness_to_who_asks(self) -> None:
+        role = Role(freshness=Freshness.STALE, age=61.5)
+        request = cdh.GetResourceRequest(ResourcePath="kbs:///a/b/c", TellFreshness=True, Refresh=True)
+        answer = await ask(role, "api.GetResourceService/GetResource", request.SerializeToString())
+        parsed = cdh.GetResourceResponse.FromString(answer)
+        assert (parsed.Resource, parsed.Freshness, parsed.Age) == (b"plaintext", "STALE", 61.5)
+        assert role.refreshed
 
     async def test_unwrap_key(self) -> None:
         role = Role()

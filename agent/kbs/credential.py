@@ -1,0 +1,29 @@
+"""What stands for an attested guest at the broker besides the token: the session of the handshake."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from agent.secret import Secret
+
+
+COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}", re.ASCII)
+"""What a session id may look like; Trustee's are 32 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRef:
+    """A session at one endpoint (kbs_protocol.md 1.5).
+
+    Attributes:
+        cookie: value of ``kbs-session-id``; as good as a token.
+        endpoint: base URL of the endpoint that made it; worth nothing at another one.
+        until: boot clock, in seconds, when the broker forgets it.
+    """
+
+    cookie: Secret
+    endpoint: str
+    until: float

@@ -1,0 +1,134 @@
+"""Where an exchange with the broker is, so that one whose time is up can name what used it.
+
+Name look-up and TLS handshake happen deep inside the HTTP library, in the context of the request: they find
+its :class:`Progress` in a context variable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from agent.errors import ErrorCode
+from agent.http import aiohttp
+
+
+class Phase(enum.Enum):
+    """What an exchange waits for; the value follows "while" in a sentence."""
+
+    QUEUE = "waiting for a free connection"
+    DNS = "resolving the broker's name"
+    CONNECT = "connecting to the broker"
+    TLS = "shaking hands with the broker by TLS"
+    ANSWER = "waiting for the broker's answer"
+    BODY = "reading the broker's answer"
+
+    def timeout(self, endpoint: str) -> ErrorCode:
+        """What it means that time ran out here.
+
+        Args:
+            endpoint: ``auth``, ``attest`` or ``resource``.
+        """
+        code = _TIMEOUTS.get(self, ErrorCode.KBS_TIMEOUT)
+        late = code is ErrorCode.KBS_TIMEOUT and self is not Phase.QUEUE
+        return ErrorCode.APPRAISAL_TIMEOUT if late and endpoint == "attest" else code
+
+
+_TIMEOUTS: Final = {
+    Phase.DNS: ErrorCode.KBS_DNS_FAILED,
+    Phase.CONNECT: ErrorCode.KBS_UNREACHABLE,
+    Phase.TLS: ErrorCode.KBS_TLS_TIMEOUT,
+}
+
+
+@dataclass(slots=True)
+class Progress:
+    """One exchange under way.
+
+    Attributes:
+        phase: what it waits for.
+        reused: the request went out on a connection that was kept from an earlier one.
+        sent: loop time, in seconds, when it began to go out.
+    """
+
+    phase: Phase = Phase.QUEUE
+    reused: bool = False
+    sent: float = 0.0
+
+    @property
+    def connected(self) -> bool:
+        """The request was going out, or the answer coming in."""
+        return self.phase in {Phase.ANSWER, Phase.BODY}
+
+
+_current: ContextVar[Progress | None] = ContextVar("current", default=None)
+_watched: ContextVar[Progress | None] = ContextVar("watched", default=None)
+
+
+def watch() -> Progress:
+    """Where the exchanges of this task are from here on, one after the other.
+
+    For those who wait for the task and cannot wait until it ends.
+    """
+    progress = Progress()
+    _watched.set(progress)
+    return progress
+
+
+def begin() -> Progress:
+    """An exchange begins in this task."""
+    progress = _watched.get() or Progress()
+    progress.phase, progress.reused = Phase.QUEUE, False
+    _current.set(progress)
+    return progress
+
+
+def reached(phase: Phase) -> None:
+    """Note where the exchange of this context is; harmless outside of one."""
+    progress = _current.get()
+    if progress is not None:
+        progress.phase = phase
+
+
+class Resolver(aiohttp.abc.AbstractResolver):
+    """One look-up per name, however many connections wait for it, and nothing kept afterwards.
+
+    A look-up sits in a thread that nothing can end. So one that nobody waits for any more goes on, and the
+    next to ask joins it: a dead name server holds one thread and not the whole pool.
+
+    Args:
+        inner: does the work; the system's resolver when there is none.
+    """
+
+    def __init__(self, inner: aiohttp.abc.AbstractResolver | None = None) -> None:
+        self._inner = inner or aiohttp.ThreadedResolver()
+        self._under_way: dict[tuple[str, int, int], asyncio.Task[list[aiohttp.abc.ResolveResult]]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        """Addresses of ``host``."""
+        reached(Phase.DNS)
+        key = (host, port, int(family))
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.ensure_future(self._inner.resolve(host, port, family))
+            task.add_done_callback(lambda done: self._done(key, done))
+        addresses = await asyncio.shield(task)
+        reached(Phase.CONNECT)
+        return addresses
+
+    async def close(self) -> None:
+        """Stop waiting for look-ups."""
+        for task in tuple(self._under_way.values()):
+            task.cancel()
+        await self._inner.close()
+
+    def _done(self, key: tuple[str, int, int], task: asyncio.Task[list[aiohttp.abc.ResolveResult]]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # marks it retrieved: all may have left
