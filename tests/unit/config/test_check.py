@@ -270,4 +270,4 @@ def test_what_is_no_file_is_an_error(folder: Folder) -> None:
     assert folder.check("none.toml")[0].message == "there is no such file"
     assert folder.check(".")[0].severity is Severity.ERROR
     (folder.path / "aa.ini").write_text("")
-    assert ".toml" in folder.check("aa.ini")[0].message
+    assert any(".toml" in finding.message for finding in folder.check("aa.ini"))
