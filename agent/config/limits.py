@@ -208,9 +208,9 @@ REST_KEEP_ALIVE: Final = 75.0
 REST_LINGER: Final = 1.0
 """Seconds given to a body that nobody reads before its connection ends."""
 
-TTRPC_BACKSTOP: Final = 0.25
-"""Seconds after the caller's timeout until the work is cancelled here: a handler that keeps its own
-deadline can say which phase used the time."""
+TTRPC_BACKSTOP: Final = 2.0
+"""Seconds after the caller's timeout until the server cancels the work by itself. Handlers keep a deadline of
+their own and say which phase used the time; a loop that was held up must not take that from them."""
 
 EXTEND_DEADLINE: Final = 10.0
 """Seconds for a measurement, as upstream's hub waits (kata_integration.md 2.1)."""
