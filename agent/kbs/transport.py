@@ -18,7 +18,8 @@ from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.http import URL, aiohttp
 from agent.kbs import tls
-from agent.kbs.progress import Phase, Progress, Resolver
+from agent.kbs.progress import Phase, Progress
+from agent.kbs.resolver import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

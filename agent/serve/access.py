@@ -30,8 +30,10 @@ class Call:
         caller: who asks.
         request_id: 16 lower-case hexadecimal digits; the same in the answer, the log and the audit line.
         deadline: when the caller stops waiting.
+        largest: bytes of a secret that the caller's API can carry; None for any.
     """
 
     caller: Caller
     request_id: str
     deadline: Deadline
+    largest: int | None = None

@@ -71,16 +71,17 @@ class Front:
         self._changed = changed
         self._ids: list[str] = []
 
-    def call(self, api: str, peer: str, timeout: float | None = None) -> Call:
+    def call(self, api: str, peer: str, timeout: float | None = None, *, largest: int | None = None) -> Call:
         """A new request with an id of its own.
 
         Args:
             api: ``rest``, ``ttrpc`` or ``cli``.
             peer: see :attr:`Caller.peer`.
             timeout: seconds the caller waits; None, 0 or less: ``limits.RPC_DEADLINE``.
+            largest: see :attr:`Call.largest`.
         """
         seconds = timeout if timeout is not None and timeout > 0 else limits.RPC_DEADLINE
-        return Call(Caller(api, peer), self._request_id(), Deadline.after(self._clock, seconds))
+        return Call(Caller(api, peer), self._request_id(), Deadline.after(self._clock, seconds), largest)
 
     def _request_id(self) -> str:
         # T-LOG-5: ids are random, so that one guest's load cannot be read from another's answers.
@@ -312,8 +313,8 @@ def _octets(text: str) -> int:
 
 def _fit(call: Call, secret: Secret) -> None:
     """Refuse what the caller's API cannot carry, before it is audited as handed out."""
-    if call.caller.api == "ttrpc" and len(secret) > limits.TTRPC_MAX_ANSWER:
-        detail = f"{len(secret)} bytes, a ttrpc answer holds {limits.TTRPC_MAX_ANSWER}"
+    if call.largest is not None and len(secret) > call.largest:
+        detail = f"{len(secret)} bytes, an answer over {call.caller.api} holds {call.largest}"
         raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, detail)
 
 

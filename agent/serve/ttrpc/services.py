@@ -56,7 +56,7 @@ class _Unary(Generic[Req]):
 
     def bind(self, front: Front) -> Handler:
         async def handle(payload: bytes, context: Context) -> bytes:
-            call = front.call(API, context.peer, context.timeout)
+            call = front.call(API, context.peer, context.timeout, largest=limits.TTRPC_MAX_ANSWER)
             try:
                 return (await self.work(call, self._parse(payload))).SerializeToString()
             except AgentError as error:
