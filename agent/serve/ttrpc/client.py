@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from agent.clock import Deadline
     from agent.serve.ttrpc.codec import Event
 
+_AHEAD: Final = 4
+"""Layers of grace by which the peer is told less: its reason has two processes to pass on a busy machine."""
+
 LAST_STREAM: Final = 2**32 - 1
 
 
@@ -120,7 +123,7 @@ class _Connection(asyncio.Protocol):
         stream, self._next = self._next, self._next + 2
         try:
             # The peer is told a little less: it can say what used the time, if its answer still gets here.
-            left = max(0.0, deadline.remaining() - deadline.grace())
+            left = max(0.0, deadline.remaining() - deadline.grace(_AHEAD))
             frame = encode_request(stream, Request(service, method, payload, left))
         except EnvelopeError as error:
             raise AgentError(ErrorCode.PAYLOAD_TOO_LARGE, f"{method}: {error}") from None

@@ -42,7 +42,7 @@ WAIT = 2
 PATIENCE = 20
 """Seconds the callers of a well broker wait: other work on this machine is not under test."""
 
-AT_ONCE = 8
+AT_ONCE = 4
 REPEATS = 2
 """How often a row is played again, alone, when the machine was too slow to tell."""
 
