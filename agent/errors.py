@@ -257,6 +257,20 @@ class ErrorCode(enum.Enum):
         "This operation is not supported by this release.",
         "See docs/api.md for what is there.",
     )
+    INIT_DATA_MISMATCH = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "The init-data does not match this guest's measurement.",
+        "The host handed over other init-data than the hardware was started with, or a vTPM's PCR 8 was "
+        "extended before. Compare with 'coco-agent initdata digest FILE'; the log has both digests.",
+    )
+    EVENT_LOG_CORRUPT = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "The runtime event log and the measurement register disagree.",
+        "Something else extended the register, or the log was changed. The guest must be started anew; the "
+        "log names file and register.",
+    )
     DEADLINE_EXCEEDED = _guest(
         504,
         _R.DEADLINE_EXCEEDED,
@@ -437,7 +451,7 @@ class ErrorCode(enum.Enum):
     TEE_NOT_SUPPORTED = _hardware(
         _R.UNIMPLEMENTED,
         "This release cannot collect evidence from this guest's TEE.",
-        "The platform was recognised, but its attester is not built yet; see docs/platforms.md.",
+        "The platform was recognised, but there is no attester for it; see docs/platforms.md.",
     )
     SAMPLE_REFUSED = _hardware(
         _R.FAILED_PRECONDITION,
@@ -456,6 +470,47 @@ class ErrorCode(enum.Enum):
         "The TEE did not produce evidence.",
         "The log names the device and its answer.",
         retry=True,
+    )
+
+    EVIDENCE_MALFORMED = _hardware(
+        _R.FAILED_PRECONDITION,
+        "Evidence, or a part of it, cannot be parsed.",
+        "The log names the structure, the field and its offset. 'coco-agent inspect FILE' shows the rest.",
+    )
+    DEVICE_MISSING = _hardware(
+        _R.FAILED_PRECONDITION,
+        "A device that this guest must have is missing or gives no evidence.",
+        "attester.expected_devices in agent.toml names it. The log says what it answered.",
+    )
+    DEVICE_FORBIDDEN = _hardware(
+        _R.FAILED_PRECONDITION,
+        "The agent may not open the TEE's device.",
+        "Run the agent as root, or give it the device; the log names the path and its mode.",
+    )
+    DEVICE_BUSY = _hardware(
+        _R.UNAVAILABLE,
+        "The TEE's device is busy or throttled by the host.",
+        "Too many requests reach the security processor, mostly from other guests. It passes.",
+        retry=True,
+    )
+    QUOTE_PATH_MISSING = _hardware(
+        _R.FAILED_PRECONDITION,
+        "The kernel of this guest offers no way to get a quote.",
+        "The TEE was recognised, but its driver or configfs-tsm is missing: mount configfs, load the driver, "
+        "or use a newer kernel. 'coco-agent doctor' says which.",
+    )
+    QUOTE_SERVICE_UNREACHABLE = _hardware(
+        _R.UNAVAILABLE,
+        "The service on the host that signs quotes does not answer.",
+        "For TDX this is the quote generation service (QGS) on the host, on Azure the metadata service. The "
+        "log names the address.",
+        retry=True,
+    )
+    DEVICE_KEY_WIPED = _hardware(
+        _R.FAILED_PRECONDITION,
+        "The guest's key to the security processor is gone until the guest is started anew.",
+        "The SEV guest driver wiped the VMPCK after an earlier failure. Restart the guest; if it comes back, "
+        "set attester.snp_vmpl to the level this kernel runs at.",
     )
 
     @property

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agent.config import cache_kinds, endpoint_kinds, kinds
+from agent.config import cache_kinds, device_kinds, endpoint_kinds, kinds
 
 if TYPE_CHECKING:
     from agent.config.kinds import Kind
@@ -118,9 +118,9 @@ _AA: Final = (
     _aa("token_configs.coco_as.url", kinds.TEXT, '"http://as.example:50004"', "attestation service",
         "attester.coco_as_url", trust=True, used=False),
     _aa("eventlog_config.init_pcr", kinds.PCR, "16", "register for runtime measurements",
-        "attester.init_pcr", used=False),
+        "attester.init_pcr"),
     _aa("eventlog_config.enable_eventlog", kinds.FLAG, "true", "keep a log of runtime measurements",
-        "attester.enable_eventlog", used=False),
+        "attester.enable_eventlog"),
     _aa("log.level", kinds.FILTER, '"debug"', "log level; of a filter, its first plain level",
         "observe.log_level", lenient=True),
 )  # fmt: skip
@@ -200,6 +200,23 @@ _AGENT: Final = (
     _ours("attester.refresh_while_used", kinds.SPAN, "600",
           "how long after its last use the token is still renewed in the background; 0: never, so that "
           "the first request after its end waits for a new one", "attester.refresh_while_used"),
+    _ours("attester.expected_devices", device_kinds.EXPECTED, '["nvidia:8"]',
+          "devices without whose evidence there is no attestation, with a count where it matters; other "
+          "devices that fail are left out with a warning", "attester.expected_devices", trust=True),
+    _ours("attester.allow_unbound_init_data", kinds.FLAG, "true",
+          "accept init-data on a platform that has no register to compare it with",
+          "attester.allow_unbound_init_data", trust=True),
+    _ours("attester.snp_vmpl", device_kinds.VMPL, "2",
+          "privilege level asked for in an SNP report; below a paravisor the guest runs at 2",
+          "attester.snp_vmpl"),
+    _ours("attester.tdx_quote_vsock", device_kinds.VSOCK, '"2:4050"',
+          "quote generation service to ask directly, without configfs-tsm", "attester.tdx_quote_vsock"),
+    _ours("attester.tpm_device", kinds.TEXT, '"/dev/tpmrm0"',
+          "TPM to use; empty: the first of /dev/tpmrm0 and /dev/tpm0", "attester.tpm_device"),
+    _ours("attester.tpm_ak_handle", device_kinds.HANDLE, '"0x81010001"',
+          "persistent handle of a plain TPM's attestation key", "attester.tpm_ak_handle"),
+    _ours("attester.imds_url", kinds.URL, '"http://127.0.0.1:8181"',
+          "Azure's instance metadata service", "attester.imds_url"),
     _ours("hub.offline_stores", kinds.PATHS, '["/etc/store.json"]',
           "JSON stores of `offline_fs_kbc`; later ones override", "hub.offline_stores", trust=True),
     _ours("sealed_secret.trusted_kids", kinds.NAMES, '["kbs:///default/signing-key/"]',
@@ -283,6 +300,7 @@ KERNEL: Final = (
 ARGUMENTS: Final = {
     "attester.socket": kinds.SOCKET,
     "attester.sysroot": kinds.PATH,
+    "attester.eventlog_dir": kinds.PATH,
     "gateway.bind": kinds.BIND,
     "gateway.features": kinds.FEATURES,
     "gateway.cdh_address": kinds.SOCKET,

@@ -21,6 +21,8 @@ RUN_DIR: Final = "/run/confidential-containers"
 AA_SOCKET: Final = f"unix://{RUN_DIR}/attestation-agent/attestation-agent.sock"
 CDH_SOCKET: Final = f"unix://{RUN_DIR}/cdh.sock"
 CONTROL_SOCKET: Final = f"unix://{RUN_DIR}/coco-agent/control.sock"
+EVENTLOG_DIR: Final = "/run/attestation-agent"
+IMDS_URL: Final = "http://169.254.169.254"
 REST_BIND: Final = "127.0.0.1:8006"
 OFFLINE_STORES: Final = (
     "/etc/aa-offline_fs_kbc-keys.json",
@@ -139,9 +141,18 @@ class Attester:
         allow_sample: permit evidence that proves nothing. Only agent.toml can say so.
         sample_device: also offer the sample device; needs ``allow_sample``.
         refresh_while_used: seconds after its last use the token is still renewed in the background; 0: never.
-        init_pcr: register for runtime measurements (read, not used yet).
-        enable_eventlog: aa.toml ``eventlog_config`` (read, not used yet).
-        sysroot: prefix of /sys, /dev and /proc for platform detection; "/" outside of tests.
+        init_pcr: register for runtime measurements when the caller names none; 0 to 23.
+        enable_eventlog: aa.toml ``eventlog_config.enable_eventlog``; without it, measurements are refused.
+        eventlog_dir: folder of the runtime event log and its write-ahead record.
+        sysroot: prefix of /sys, /dev and /proc; "/" outside of tests.
+        expected_devices: wire strings of devices that must give evidence, e.g. ``nvidia``, or
+            ``nvidia:8`` for a count. Others that fail are left out with a warning (SR-21, SR-28).
+        allow_unbound_init_data: accept init-data on a platform that has no register for it.
+        snp_vmpl: privilege level asked for in an SNP report, 0 to 3.
+        tdx_quote_vsock: ``CID:PORT`` of a quote generation service to ask directly; empty: configfs-tsm.
+        tpm_device: path of the TPM below ``sysroot``; empty: the first of /dev/tpmrm0, /dev/tpm0.
+        tpm_ak_handle: persistent handle of a plain TPM's attestation key.
+        imds_url: base URL of Azure's instance metadata service.
     """
 
     socket: str = AA_SOCKET
@@ -153,7 +164,15 @@ class Attester:
     refresh_while_used: float = limits.TOKEN_REFRESH_WHILE_USED
     init_pcr: int = 17
     enable_eventlog: bool = False
+    eventlog_dir: str = EVENTLOG_DIR
     sysroot: str = "/"
+    expected_devices: tuple[str, ...] = ()
+    allow_unbound_init_data: bool = False
+    snp_vmpl: int = 0
+    tdx_quote_vsock: str = ""
+    tpm_device: str = ""
+    tpm_ak_handle: int = 0x81010002
+    imds_url: str = IMDS_URL
 
 
 @dataclass(frozen=True, slots=True)
