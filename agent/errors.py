@@ -441,6 +441,91 @@ class ErrorCode(enum.Enum):
         "The log has the offset in seconds. Set the guest's clock, or the broker's.",
     )
 
+    # --- key management services --------------------------------------------------------------
+    KMS_UNREACHABLE = _broker(
+        503,
+        _R.UNAVAILABLE,
+        "The key management service cannot be reached.",
+        "Check its address in the settings, the guest's network and the service; the log has the cause.",
+        retry=True,
+    )
+    KMS_TIMEOUT = _broker(
+        504,
+        _R.DEADLINE_EXCEEDED,
+        "The key management service did not answer in time.",
+        "The service is overloaded, or far away. Raise the caller's deadline if it is only slow.",
+        retry=True,
+    )
+    KMS_BUSY = _broker(
+        503,
+        _R.UNAVAILABLE,
+        "The key management service is busy or down for a moment.",
+        "It passes; the log has the status.",
+        retry=True,
+    )
+    KMS_DENIED = _broker(
+        403,
+        _R.PERMISSION_DENIED,
+        "The key management service refuses these credentials, or this use of the key.",
+        "Compare the policy of the service with the credentials that the key broker hands to this guest.",
+    )
+    KMS_NOT_FOUND = _broker(
+        404,
+        _R.NOT_FOUND,
+        "The key management service has no such key or secret.",
+        "Compare name, version and region with what is stored there.",
+    )
+    KMS_BAD_RESPONSE = _broker(
+        502,
+        _R.UNAVAILABLE,
+        "The key management service answered something unexpected.",
+        "Something that is not the service may answer at its address; the log says what was wrong.",
+    )
+    KMS_CREDENTIALS_MISSING = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "There are no credentials for the key management service.",
+        "Name them in agent.toml (kms.credentials), or provision the file with [[credentials]] in cdh.toml.",
+    )
+    KMS_CREDENTIALS_INVALID = _guest(
+        503,
+        _R.FAILED_PRECONDITION,
+        "The credentials for the key management service cannot be read.",
+        "Compare the file with docs/backends.md; the log names the member.",
+    )
+    KMS_UNKNOWN = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "No backend of this release has the provider's name.",
+        "docs/backends.md lists the names and what each can do.",
+    )
+    KMS_SETTINGS_INVALID = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "The provider settings or annotations are not those of this backend.",
+        "Compare them with docs/backends.md; the log names the member.",
+    )
+    KMS_ENDPOINT_REFUSED = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "The secret names a service that this guest may not send credentials to.",
+        "List the service's URL in agent.toml (kms.endpoints). Whoever makes secrets must not choose it.",
+    )
+
+    # --- images -------------------------------------------------------------------------------
+    IMAGE_LAYER_CORRUPT = _caller(
+        400,
+        _R.FAILED_PRECONDITION,
+        "An encrypted image layer was changed, or its key is another one's.",
+        "The HMAC or a digest does not match; nothing was released. Fetch the image again.",
+    )
+    IMAGE_LAYOUT_INVALID = _caller(
+        400,
+        _R.INVALID_ARGUMENT,
+        "The image layout cannot be read.",
+        "It must be an OCI image layout; the log names file and member.",
+    )
+
     # --- hardware -----------------------------------------------------------------------------
     NO_TEE = _hardware(
         _R.FAILED_PRECONDITION,

