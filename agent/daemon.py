@@ -18,6 +18,7 @@ from agent.attester import LocalAttester
 from agent.clock import SystemClock
 from agent.errors import AgentError, ErrorCode
 from agent.hub.hub import Hub
+from agent.hub.provision import Provisioner
 from agent.kbs.client import KbsClient
 from agent.kbs.resources import ResourceClient
 from agent.kbs.session import Session
@@ -28,6 +29,8 @@ from agent.observe.metrics import Metrics
 from agent.observe.redact import ResourceNames
 from agent.serve.control import control_services
 from agent.serve.front import Front
+from agent.serve.grpc.server import GrpcServer
+from agent.serve.grpc.services import guest_services
 from agent.serve.rest.app import build_app
 from agent.serve.rest.listen import bind_tcp, serve
 from agent.serve.sockets import listen_unix
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from agent.config.model import Config, Kbs
     from agent.kbs.token import TokenSource
     from agent.roles import AttesterRole, HubRole
+    from agent.secret import Secret
     from agent.serve.ttrpc.server import Services
     from agent.tee.base import EvidenceSource
 
@@ -103,6 +107,7 @@ class Daemon:
         self._skew = ClockSkew(self._clock)
         self.metrics.watch_clock(self._skew.offset)
         self._rest_url = ""
+        self._grpc_address = ""
         self.session: Session | None = None
         self.evidence = evidence
         if self.evidence is None and Role.ATTESTER in roles:
@@ -110,6 +115,7 @@ class Daemon:
             self.evidence = select(trail, config.attester)
         self.attester = self._build_attester()
         self.hub = self._build_hub()
+        self.provisioner = self._build_provisioner()
         self.health = self._build_health()
         self.front = Front(
             hub=self.hub,
@@ -174,6 +180,18 @@ class Daemon:
             return remote
         return None
 
+    def _build_provisioner(self) -> Provisioner | None:
+        credentials = self.config.hub.credentials
+        if Role.HUB not in self.roles or not credentials:
+            return None
+        provisioner = Provisioner(credentials, self._fetch_credential)
+        self.metrics.watch_credentials(provisioner.counts)
+        return provisioner
+
+    async def _fetch_credential(self, uri: str) -> Secret:
+        # Through the front: audited, measured and logged like any other caller.
+        return (await self.front.get_resource(self.front.call("file", "credentials"), uri)).secret
+
     def _identity(self) -> str:
         """What the broker judges this guest by; empty while nothing is known."""
         return "" if self.session is None else self.session.identity
@@ -198,6 +216,7 @@ class Daemon:
             if Role.HUB in self.roles:
                 await self._serve_ttrpc(self.config.hub.socket, cdh_services(self.front))
                 await self._serve_control()
+                await self._serve_grpc()
             if Role.GATEWAY in self.roles:
                 await self._serve_rest()
         except BaseException:
@@ -205,6 +224,9 @@ class Daemon:
             raise
         self.health.started()
         self._report()
+        if self.provisioner is not None:
+            self._stops.actions.append(self.provisioner.stop)
+            self.provisioner.start()
 
     async def stop(self) -> None:
         """Close everything, newest first. Safe to call twice."""
@@ -215,6 +237,11 @@ class Daemon:
     def rest_url(self) -> str:
         """Base URL of the REST API, with the port that was really bound."""
         return self._rest_url
+
+    @property
+    def grpc_address(self) -> str:
+        """Address of the gRPC services, with the port that was really bound; empty when there are none."""
+        return self._grpc_address
 
     async def _serve_ttrpc(self, address: str, services: Services) -> None:
         listener = listen_unix(address)
@@ -237,6 +264,16 @@ class Daemon:
             await self._serve_ttrpc(address, control_services(self.front, self.hub.resources))
         except AgentError as error:
             log.warning("no control socket", extra={"code": error.code.name, "detail": error.detail})
+
+    async def _serve_grpc(self) -> None:
+        """For clients that speak no ttrpc, such as skopeo and containerd."""
+        address = self.config.hub.grpc
+        if not address:
+            return
+        server = GrpcServer(guest_services(self.front, address, attester=Role.ATTESTER in self.roles))
+        self._grpc_address = await server.start(address)
+        self._stops.actions.append(server.stop)
+        log.info("listening", extra={"address": self._grpc_address})
 
     async def _serve_rest(self) -> None:
         settings = self.config.gateway
@@ -265,6 +302,8 @@ class Daemon:
             health.add("attestation", lambda: session.last_failure and session.last_failure.name)
         if Role.HUB in self.roles and config.hub.kbc == "cc_kbc":
             health.add("hub", lambda: None if config.hub.kbs.url else ErrorCode.KBS_NOT_CONFIGURED.name)
+        if self.provisioner is not None:
+            health.add("credentials", self.provisioner.reason)
         return health
 
     def _report(self) -> None:

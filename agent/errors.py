@@ -160,7 +160,8 @@ class ErrorCode(enum.Enum):
         400,
         _R.UNIMPLEMENTED,
         "This kind of sealed secret is not supported.",
-        "Version 0.1.0, type 'vault', provider 'kbs', signed with ES256 is supported.",
+        "Version 0.1.0, type 'vault' or 'envelope' (A256GCM; A256CTR only with a verified signature), signed "
+        "with ES256, ES384 or EdDSA; see docs/sealed-secrets.md.",
     )
     SEALED_KEY_UNTRUSTED = _caller(
         403,
@@ -168,18 +169,31 @@ class ErrorCode(enum.Enum):
         "The sealed secret names a signing key that this guest does not trust.",
         "Add the exact key id to sealed_secret.trusted_kids in agent.toml, or sign with a listed key.",
     )
+    SEALED_KEY_UNKNOWN = _broker(
+        404,
+        _R.NOT_FOUND,
+        "The sealed secret names a signing key that is not there.",
+        "Upload the public key to the broker at the URI that is the key id, or put its file below "
+        "/run/confidential-containers/cdh/sealed-secret.",
+    )
     SEALED_KEY_INVALID = _caller(
         409,
         _R.FAILED_PRECONDITION,
         "The signing key of the sealed secret cannot be used.",
-        "The key id must lead to a public JWK with kty EC and crv P-256: a kbs:/// URI, or a file "
-        "below /run/confidential-containers/cdh/sealed-secret.",
+        "The key id must lead to a public JWK (EC P-256 or P-384, or OKP Ed25519) for the algorithm of the "
+        "signature: a kbs:/// URI, or a file below /run/confidential-containers/cdh/sealed-secret.",
     )
     SEALED_SIGNATURE_INVALID = _caller(
         403,
         _R.PERMISSION_DENIED,
         "The signature of the sealed secret does not verify.",
         "The secret was changed, or it was signed with another key than its key id says. Seal it again.",
+    )
+    SEALED_DECRYPT_FAILED = _caller(
+        409,
+        _R.FAILED_PRECONDITION,
+        "The data of the sealed secret does not decrypt.",
+        "The key management service gave a key that is not the one it was sealed with. Seal it again.",
     )
 
     # --- image keys ---------------------------------------------------------------------------

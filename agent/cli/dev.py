@@ -26,6 +26,12 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=0, help="REST port on 127.0.0.1 (default: a free one)")
     parser.add_argument("--kbs-port", type=int, default=0, help="KBS port on 127.0.0.1 (default: a free one)")
     parser.add_argument(
+        "--grpc",
+        default="",
+        metavar="ADDRESS",
+        help="gRPC key provider, such as 127.0.0.1:50001 (default: none)",
+    )
+    parser.add_argument(
         "--features",
         default="all",
         choices=("resource", "attestation", "all"),
@@ -66,16 +72,21 @@ async def _serve(arguments: Namespace, resources: dict[str, bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with playground(
-        port=arguments.port, kbs_port=arguments.kbs_port, features=Features(arguments.features)
+        port=arguments.port,
+        kbs_port=arguments.kbs_port,
+        features=Features(arguments.features),
+        grpc=arguments.grpc,
     ) as place:
         for path, value in resources.items():
             place.kbs.put(path, value)
         first = next(iter(resources))
+        grpc = f"  grpc    {place.daemon.grpc_address}\n" if arguments.grpc else ""
         print(
             "Development KBS and agent with SAMPLE evidence. It proves nothing: never use it in production.\n"
             f"  KBS     {place.kbs.url}\n"
             f"  hub     {place.hub_socket}\n"
             f"  agent   {place.attester_socket}\n"
+            f"{grpc}"
             "try:\n"
             f"  curl {place.rest}/cdh/resource/{first}\n"
             f"  curl '{place.rest}/aa/evidence?runtime_data=hello'\n"

@@ -59,6 +59,18 @@ COMMANDS = (
         "coco-agent seal vault kbs:///default/db/password --key signing-private.json",
     ),
     Command(
+        "keyprovider",
+        "agent.cli.keyprovider",
+        "wrap layer keys for image owners, and register the keys at a KBS",
+        "coco-agent keyprovider --kbs https://kbs.example:8080 --auth-private-key admin.pem",
+    ),
+    Command(
+        "image",
+        "agent.cli.image",
+        "encrypt, decrypt or inspect the layers of an OCI image layout",
+        "coco-agent image decrypt app-encrypted:latest app",
+    ),
+    Command(
         "token",
         "agent.cli.token",
         "attest, and show what the attestation token says",

@@ -18,7 +18,7 @@ from agent.config.kinds import (
     wrong_type,
 )
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CREDENTIAL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _URI: Final = re.compile(r"kbs(?:\+[A-Za-z0-9.-]{1,32})?:///[!-~]{1,1024}")
 
 
@@ -33,7 +33,7 @@ def _read_credentials(value: object) -> tuple[tuple[str, str], ...]:
 
 def _credential(name: str, uri: object) -> tuple[str, str]:
     example = 'such as "aws/credential.json" = "kbs:///default/aws/credential"'
-    if not _NAME.fullmatch(name):
+    if not CREDENTIAL_NAME.fullmatch(name):
         raise Refused("has a name that is not <provider>/<file>", example)
     if not _URI.fullmatch(read_text(uri)):
         raise Refused("has a value that is not a resource URI", example)

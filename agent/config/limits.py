@@ -35,6 +35,15 @@ URI_MAX: Final = 4 * KIB
 SEALED_MAX: Final = 256 * KIB
 """A sealed secret. A vault secret is below 1 KiB; envelopes carry data."""
 
+UNSEAL_MAX_ITEMS: Final = 64
+"""Sealed secrets in one request; a pod has a handful of files and variables."""
+
+UNSEAL_MAX_BODY: Final = 1 * MIB
+"""Sealed secrets in one request together, as JSON: 64 of 16 KiB, or four of the largest."""
+
+UNSEAL_MAX_ANSWER: Final = 8 * MIB
+"""Plaintext in one answer; a third more as base64."""
+
 KEY_PROVIDER_MAX: Final = 256 * KIB
 """Key provider protocol JSON; a wrapped layer key is below 1 KiB."""
 
@@ -95,6 +104,34 @@ KMS_MAX_CREDENTIALS: Final = 64 * KIB
 KMS_MAX_ENDPOINTS: Final = 16
 """Addresses in kms.endpoints: a service or two, with replicas."""
 
+# --- OCI image layouts -------------------------------------------------------------------------------
+IMAGE_DOCUMENT_MAX: Final = 4 * MIB
+"""An index or a manifest: what registries take."""
+
+IMAGE_DOCUMENTS_MAX: Final = 16 * MIB
+"""Indexes and manifests of one layout together, as text; in memory they take several times that."""
+
+IMAGE_MANIFESTS_MAX: Final = 512
+"""Manifests and nested indexes one command works on; an image has one for each platform, and attestations."""
+
+IMAGE_LAYERS_MAX: Final = 1024
+"""Layers of one manifest; runtimes end at 127."""
+
+IMAGE_NESTING: Final = 4
+"""Indexes within indexes; builders make two levels."""
+
+IMAGE_WRAPPINGS_MAX: Final = 16
+"""Wrappings of one layer key that are tried, each one question to the broker."""
+
+IMAGE_CHUNK: Final = 512 * KIB
+"""Bytes of a layer that go from step to step: they fit the processor's cache, and calls cost nothing."""
+
+IMAGE_CHUNKS: Final = 6
+"""Chunks of one layer in memory, each before and after the cipher: what one step may be ahead of another."""
+
+IMAGE_JOBS: Final = 4
+"""Layers at a time, at most: 24 MiB of chunks."""
+
 # --- files -----------------------------------------------------------------------------------------
 CONFIG_MAX_FILE: Final = 2 * MIB
 """A configuration file; init-data as a whole travels in one annotation."""
@@ -153,6 +190,9 @@ FETCH_MARGIN: Final = 1.0
 
 CONTROL_LIST: Final = 3 * MIB
 """Names in one list of kept resources; an answer ends at TTRPC_MAX_BODY."""
+
+CREDENTIALS_AT_ONCE: Final = 4
+"""Credentials fetched at the same time: workloads come first."""
 
 # --- time, in seconds ------------------------------------------------------------------------------
 RPC_DEADLINE: Final = 50.0
@@ -259,6 +299,12 @@ RETRY_REMEMBERED: Final = 6
 
 RETRY_LONGEST_PAUSE: Final = 15.0
 """Upper bound of any pause between tries, in seconds: a broker that is back is found soon."""
+
+CREDENTIALS_FIRST_PAUSE: Final = 2.0
+"""Pause after a credential's first failure; doubled each time. Each try has RETRY_FOR of its own."""
+
+CREDENTIALS_LONGEST_PAUSE: Final = 60.0
+"""Longest pause: a corrected policy is seen to work within a minute."""
 
 RETRY_LEAST: Final = 0.25
 """Seconds a caller must have left for another try."""

@@ -178,7 +178,7 @@ class Attester:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """One ``[[credentials]]`` entry: fetch ``resource_uri`` into ``path``. Read, not used yet."""
+    """One ``[[credentials]]`` entry: fetch ``resource_uri`` into ``path``."""
 
     path: str
     resource_uri: str

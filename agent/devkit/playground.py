@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config.model import Attester, Cache, Config, Control, Features, Gateway, Hub, Kbs, SealedSecrets
+from agent.config.model import (
+    Attester,
+    Cache,
+    Config,
+    Control,
+    Features,
+    Gateway,
+    Hub,
+    Kbs,
+    Kms,
+    SealedSecrets,
+)
 from agent.daemon import Daemon
 from agent.devkit.kbs import DevKbs
 
@@ -48,6 +59,8 @@ async def playground(
     sealed: SealedSecrets | None = None,
     evidence: EvidenceSource | None = None,
     cache: Cache | None = None,
+    kms: Kms | None = None,
+    grpc: str = "",
 ) -> AsyncIterator[Playground]:
     """Start both, yield them, stop both. Sockets live in a private temporary folder.
 
@@ -58,6 +71,8 @@ async def playground(
         sealed: sealed secret rules; upstream's by default.
         evidence: such as slow evidence (``SampleAttester(latency=3.0, blocking=True)``); sample by default.
         cache: resource cache; keeps nothing but refusals by default.
+        kms: key management services; none that needs an address or credentials by default.
+        grpc: address of the gRPC key provider, such as ``127.0.0.1:0``; none by default.
     """
     with tempfile.TemporaryDirectory(prefix="coco-dev-") as folder:
         real = Path(folder).resolve()
@@ -71,6 +86,8 @@ async def playground(
                     kbs=broker,
                     sealed=sealed or SealedSecrets(key_dir=str(real)),
                     cache=cache or Cache(),
+                    kms=kms or Kms(),
+                    grpc=grpc,
                 ),
                 gateway=Gateway(bind=f"127.0.0.1:{port}", features=features),
                 control=Control(f"unix://{real}/control.sock"),

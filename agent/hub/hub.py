@@ -11,6 +11,7 @@ from agent.hub.cache import ResourceCache
 from agent.hub.image_keys import unwrap_key
 from agent.hub.kms.kbs import KbsGetter
 from agent.hub.kms.offline_fs import OfflineFsGetter
+from agent.hub.kms.registry import Backends
 from agent.hub.resources import Resources
 from agent.hub.sealed import Unsealer
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock, Deadline
     from agent.hub.kms.base import Getter
+    from agent.hub.kms.http import KmsHttp
     from agent.kbs.resources import ResourceClient
     from agent.observe.metrics import Metrics
     from agent.roles import Fetched
@@ -36,6 +38,7 @@ class Hub:
         *,
         clock: Clock | None = None,
         identity: Callable[[], str] = lambda: "",
+        kms_http: KmsHttp | None = None,
     ) -> None:
         """Wire the parts; nothing is opened, and a wrong configuration shows at the first request.
 
@@ -45,15 +48,18 @@ class Hub:
             metrics: counts fetches.
             clock: for the lives of kept resources; injected in tests.
             identity: what the broker judges this guest by (``KbsToken.identity``); empty while unknown.
+            kms_http: the way out to key management services; injected in tests.
 
         Raises:
             AgentError: CONFIG_INVALID, a cache rule that cannot be read.
         """
         # Offline stores are files of the guest: there is nothing to save, and an edit shows at once.
         kept = config.cache if config.kbc == "cc_kbc" else model.Cache(negative_ttl=0)
-        cache = ResourceCache(kept, clock or SystemClock(), identity)
+        time = clock or SystemClock()
+        cache = ResourceCache(kept, time, identity)
         self.resources = Resources(lambda: choose_getter(config, resources), metrics, cache)
-        self._unsealer = Unsealer(config.sealed, self.resources)
+        self.backends = Backends(config.kms, self.resources, time, http=kms_http)
+        self._unsealer = Unsealer(config.sealed, self.resources, self.backends)
 
     async def get_resource(self, uri: str, deadline: Deadline, *, refresh: bool = False) -> Fetched:
         """See :meth:`agent.roles.HubRole.get_resource`.
@@ -72,7 +78,8 @@ class Hub:
         self.resources.invalidate(reason)
 
     async def close(self) -> None:
-        """Wipe what is kept."""
+        """Wipe what is kept, and end connections to key management services."""
+        await self.backends.close()
         self.resources.close()
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
@@ -89,7 +96,7 @@ class Hub:
         Raises:
             AgentError: see :func:`agent.hub.image_keys.unwrap_key`.
         """
-        return await unwrap_key(protocol_input, self.resources, deadline)
+        return await unwrap_key(protocol_input, self.resources, deadline, self.backends)
 
 
 def choose_getter(config: model.Hub, resources: ResourceClient | None) -> Getter:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from agent.errors import AgentError, ErrorCode
 from agent.hub.encoding import read_json
 from agent.hub.image_packets import (
+    ServiceKey,
     WrappedKey,
     WrapType,
     build_packet,
@@ -22,11 +23,13 @@ from agent.hub.image_packets import (
     build_protocol_output,
     parse_protocol_input,
 )
+from agent.hub.kms.registry import plain
 from agent.kbs.uri import parse_uri
 from agent.secret import Secret
 
 if TYPE_CHECKING:
     from agent.clock import Deadline
+    from agent.hub.kms.registry import Backends
     from agent.hub.resources import Resources
 
 __all__ = ["build_protocol_input", "unwrap", "unwrap_key", "wrap"]
@@ -34,28 +37,49 @@ __all__ = ["build_protocol_input", "unwrap", "unwrap_key", "wrap"]
 KEK_SIZE: Final = 32
 
 
-async def unwrap_key(protocol_input: bytes, resources: Resources, deadline: Deadline) -> Secret:
+async def unwrap_key(
+    protocol_input: bytes, resources: Resources, deadline: Deadline, backends: Backends | None = None
+) -> Secret:
     """Answer one key provider request.
 
     Args:
         protocol_input: key provider JSON, at most ``limits.KEY_PROVIDER_MAX`` bytes.
         resources: where the key encryption key comes from.
         deadline: when the caller stops waiting.
+        backends: key management services, for packets that name one; None: there are none.
 
     Returns:
         ``{"keyunwrapresults":{"optsdata":[...]}}``, compact JSON.
 
     Raises:
         AgentError: PAYLOAD_TOO_LARGE, IMAGE_KEY_MALFORMED, IMAGE_KEY_UNSUPPORTED, IMAGE_KEY_UNWRAP_FAILED,
-            or why the broker did not hand out the key.
+            KMS_UNKNOWN, KMS_SETTINGS_INVALID, or why the broker did not hand out the key or the service did
+            not decrypt it.
     """
     key = parse_protocol_input(protocol_input)
+    if isinstance(key, ServiceKey):
+        private_options = await _decrypted(key, backends, deadline)
+    else:
+        private_options = await _unwrapped(key, resources, deadline)
+    try:
+        return Secret(build_protocol_output(private_options.reveal()))
+    finally:
+        private_options.wipe()
+
+
+async def _decrypted(key: ServiceKey, backends: Backends | None, deadline: Deadline) -> Secret:
+    if backends is None:
+        raise AgentError(ErrorCode.KMS_UNKNOWN, "there are no key management services here")
+    decrypter = backends.decrypter(key.provider, key.settings)
+    return await decrypter.decrypt(key.data, key.key_id, plain(key.annotations), deadline)
+
+
+async def _unwrapped(key: WrappedKey, resources: Resources, deadline: Deadline) -> Secret:
     kek = await resources.get(key.kid, deadline)
     try:
-        private_options = unwrap(key, kek)
+        return unwrap(key, kek)
     finally:
         kek.wipe()
-    return Secret(build_protocol_output(private_options.reveal()))
 
 
 def unwrap(key: WrappedKey, kek: Secret) -> Secret:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -73,7 +73,26 @@ class WrappedKey:
     data: bytes
 
 
-def parse_protocol_input(protocol_input: bytes) -> WrappedKey:
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """An annotation packet that a key management service unwraps; its plaintext is the private options.
+
+    Attributes:
+        provider: as written, and not exactly ``kbs``: ``KBS`` names a service that there is not (cdh.md 6.1).
+        settings: ``provider_settings``.
+        key_id: ``kid``, as the service names its keys.
+        data: ciphertext for the service.
+        annotations: for the service; version, ``iv`` and ``wrap_type`` of the packet are not looked at.
+    """
+
+    provider: str
+    settings: dict[str, msgspec.Raw] = field(repr=False)
+    key_id: str
+    data: bytes = field(repr=False)
+    annotations: dict[str, msgspec.Raw] = field(repr=False)
+
+
+def parse_protocol_input(protocol_input: bytes) -> WrappedKey | ServiceKey:
     """Read a key provider request and the annotation packet in it.
 
     Args:
@@ -93,19 +112,19 @@ def parse_protocol_input(protocol_input: bytes) -> WrappedKey:
     return parse_packet(_decoded(request.keyunwrapparams.annotation, "annotation"))
 
 
-def parse_packet(packet: bytes) -> WrappedKey:
+def parse_packet(packet: bytes) -> WrappedKey | ServiceKey:
     """Read and check an annotation packet, version 1 or 2, without asking anybody for a key.
 
     Args:
         packet: JSON, bounded by the caller.
 
     Raises:
-        AgentError: IMAGE_KEY_MALFORMED, IMAGE_KEY_UNSUPPORTED (provider, version).
+        AgentError: IMAGE_KEY_MALFORMED, IMAGE_KEY_UNSUPPORTED (version).
     """
     fields = read_json(packet, _Packet, ErrorCode.IMAGE_KEY_MALFORMED, "annotation packet")
     # T-IMGKEY-2: everything that can be refused is refused before the broker is asked for a key.
     if fields.provider != PROVIDER:
-        raise AgentError(ErrorCode.IMAGE_KEY_UNSUPPORTED, "only provider 'kbs', in lower case, is supported")
+        return _service_key(fields)
     if fields.version != VERSION:
         raise AgentError(ErrorCode.IMAGE_KEY_UNSUPPORTED, "only packet version 0.1.0 is supported")
     if fields.iv is None or fields.wrap_type is None:
@@ -153,6 +172,13 @@ def build_protocol_input(packet: bytes) -> bytes:
 def build_protocol_output(private_options: bytes) -> bytes:
     """The key provider answer; bytes become an array of integers, the only form ocicrypt-rs reads."""
     return msgspec.json.encode({"keyunwrapresults": {"optsdata": list(private_options)}})
+
+
+def _service_key(fields: _Packet) -> ServiceKey:
+    data = _decoded(fields.wrapped_data, "wrapped_data")
+    if not data or not fields.kid:
+        raise _malformed("wrapped_data or kid is empty")
+    return ServiceKey(fields.provider, fields.provider_settings, fields.kid, data, fields.annotations)
 
 
 def _decoded(text: str, member: str) -> bytes:

@@ -64,13 +64,14 @@ def read_local_key(folder: str, name: str) -> bytes:
     """The JWK file ``name`` below ``folder``, at most ``limits.JWK_MAX`` bytes.
 
     Raises:
-        AgentError: SEALED_KEY_INVALID (nothing there), FILE_UNSAFE.
+        AgentError: SEALED_KEY_UNKNOWN, FILE_UNSAFE.
     """
     try:
         # T-FILE-31: no link leads out of the folder, whatever the key id says.
         return read_beneath(folder, name, limits.JWK_MAX)
     except FileNotFoundError:
-        raise _bad(f"there is no such file below {folder}") from None
+        detail = f"there is no such file below {folder}"
+        raise AgentError(ErrorCode.SEALED_KEY_UNKNOWN, detail) from None
 
 
 def _bad(reason: str) -> AgentError:

@@ -38,15 +38,23 @@ def context(settings: Kbs) -> ssl.SSLContext | None:
     """
     if not any((url or "").lower().startswith("https:") for url in (settings.url, settings.proxy)):
         return None
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks chain and host name
-    # T-KBS-60: nothing older is spoken, whatever the system's OpenSSL policy allows.
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    made.set_alpn_protocols(["http/1.1"])
-    made.sslobject_class = _Watched
-    if settings.pins:
-        _trust_pins(made, settings.pins)
-    else:
-        _trust_roots(made, settings.extra_roots)
+    if not settings.pins:
+        return trusting(settings.extra_roots)
+    made = _new()
+    _trust_pins(made, settings.pins)
+    return made
+
+
+def trusting(extra_roots: str) -> ssl.SSLContext:
+    """The TLS settings for servers vouched for by the system's roots or by ``extra_roots``, PEM text.
+
+    Reads the system's trust store, so call it in a thread.
+
+    Raises:
+        AgentError: CONFIG_INVALID, for roots that are none.
+    """
+    made = _new()
+    _trust_roots(made, extra_roots)
     return made
 
 
@@ -66,6 +74,15 @@ def spki_digest(certificate: bytes) -> bytes:
     except UnsupportedAlgorithm as error:
         raise ValueError("unsupported kind of key") from error
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def _new() -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks chain and host name
+    # T-KBS-60: nothing older is spoken, whatever the system's OpenSSL policy allows.
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.set_alpn_protocols(["http/1.1"])
+    made.sslobject_class = _Watched
+    return made
 
 
 class _Watched(ssl.SSLObject):
@@ -98,11 +115,11 @@ def _trust_extra(made: ssl.SSLContext, extra_roots: str) -> None:
     # Bundles come with comments in any language; ssl takes ASCII only.
     blocks = _PEM.findall(extra_roots)
     if not blocks or len(blocks) != extra_roots.count("-----BEGIN "):
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the broker's CA text is not PEM certificates")
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the CA text is not PEM certificates")
     try:
         made.load_verify_locations(cadata="\n".join(blocks))
     except ssl.SSLError as error:
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the broker's CA certificate cannot be read") from error
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the CA certificate cannot be read") from error
 
 
 def _trust_pins(made: ssl.SSLContext, pins: tuple[bytes, ...]) -> None:

@@ -32,7 +32,9 @@ USER_AGENT: Final = "attestation-agent-kbs-client/0.1.0"
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the kernel says when this guest, not its peer, has nothing left."""
+
 _CHUNK: Final = 64 * limits.KIB
 _MAX_COOKIES: Final = 8
 _PROXY: Final = re.compile(
@@ -53,7 +55,7 @@ class Call:
         url: sent as it is.
         largest: bytes of a good answer.
         headers: besides those every request has.
-        body: JSON, or None.
+        body: JSON unless ``headers`` name another type; or None.
         repeatable: may be sent again when a kept connection was closed under it.
         connect: seconds for connection set-up.
     """
@@ -143,7 +145,7 @@ class Transport:
         session = await self._open()
         headers = dict(call.headers)
         if call.body is not None:
-            headers["Content-Type"] = "application/json"
+            headers.setdefault("Content-Type", "application/json")
         async with session.request(
             call.method,
             call.url,
@@ -237,7 +239,7 @@ async def _bounded(response: aiohttp.ClientResponse, largest: int) -> bytes | No
 def explain(error: aiohttp.ClientError | OSError, progress: Progress, endpoint: str) -> AgentError:
     """What a failure of the HTTP library means; its own text is dropped, since it can quote the peer."""
     code, kind = ErrorCode.KBS_UNREACHABLE, type(error).__name__
-    if reason := _tls_reason(error):
+    if reason := tls_reason(error):
         code, detail = ErrorCode.KBS_TLS_FAILED, reason
     elif isinstance(error, aiohttp.ClientConnectorError):
         code, detail = _not_connected(error)
@@ -260,8 +262,8 @@ def explain(error: aiohttp.ClientError | OSError, progress: Progress, endpoint: 
 
 
 def _not_connected(error: aiohttp.ClientConnectorError) -> tuple[ErrorCode, str]:
-    reason = _system_reason(error.os_error)
-    if error.os_error.errno in _EXHAUSTED:
+    reason = system_reason(error.os_error)
+    if error.os_error.errno in EXHAUSTED:
         return ErrorCode.GUEST_EXHAUSTED, f"no connection: {reason}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return ErrorCode.KBS_DNS_FAILED, f"{error.host}: {reason}"
@@ -276,7 +278,8 @@ def _closed_early(error: Exception) -> bool:
     return isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
 
 
-def _tls_reason(error: BaseException) -> str:
+def tls_reason(error: BaseException) -> str:
+    """What TLS had against the peer, without any of its data; empty when it was not TLS."""
     found = next(
         (
             cause
@@ -296,7 +299,8 @@ def _tls_reason(error: BaseException) -> str:
     return f"TLS: {told or type(found).__name__}"
 
 
-def _system_reason(error: OSError) -> str:
+def system_reason(error: OSError) -> str:
+    """The kernel's or the resolver's words."""
     if error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno)
     return error.strerror or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -17,13 +18,17 @@ from prometheus_client import (
 from agent import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agent.errors import ErrorCode
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
+
+
+def _of(counts: Callable[[], Mapping[str, int]], state: str) -> float:
+    return counts()[state]
 
 
 class Metrics:
@@ -136,6 +141,12 @@ class Metrics:
         """Export the held token's remaining life; negative or 0 when none is held."""
         gauge = Gauge("coco_token_seconds_left", "Seconds until the token expires.", registry=self.registry)
         gauge.set_function(seconds_left)
+
+    def watch_credentials(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Export how many ``[[credentials]]`` are in each state: ``pending``, ``written`` or ``failed``."""
+        gauge = Gauge("coco_credentials", "Files to provision, by state.", ["state"], registry=self.registry)
+        for state in counts():
+            gauge.labels(state).set_function(partial(_of, counts, state))
 
     def watch_clock(self, offset: Callable[[], float | None]) -> None:
         """Export how far the guest's clock is ahead of the broker's; NaN while that is not known."""

@@ -14,7 +14,7 @@ class Caller:
     """Where a request came in and from whom.
 
     Attributes:
-        api: ``rest``, ``ttrpc`` or ``cli``.
+        api: ``rest``, ``ttrpc``, ``grpc``, ``cli``, or ``file`` for a credential that is provisioned.
         peer: the other end as the kernel reports it: an address, or ``uid=0,pid=1``; for logs only.
     """
 

@@ -5,8 +5,10 @@ Only :class:`agent.errors.AgentError` (and cancellation) leaves it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from agent.clock import Deadline
@@ -17,7 +19,7 @@ from agent.roles import Fetched, MeasurementResult
 from agent.serve.access import Call, Caller
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from agent.clock import Clock
     from agent.observe.audit import Audit
@@ -114,15 +116,48 @@ class Front:
 
     async def unseal(self, call: Call, sealed: bytes) -> Secret:
         """Plaintext of a sealed secret of at most ``limits.SEALED_MAX`` bytes."""
+        return await self._unseal(call, sealed, lambda secret: _fit(call, secret))
+
+    async def _unseal(self, call: Call, sealed: bytes, take: Callable[[Secret], None]) -> Secret:
+        """``take`` refuses what the answer cannot hold, before it is audited as handed out."""
 
         async def work() -> Secret:
             # T-SEAL-30: bounded before base64 and JSON see it.
             _bound("the sealed secret", len(sealed), limits.SEALED_MAX)
             secret = await self._need_hub().unseal(sealed, call.deadline)
-            _fit(call, secret)
+            take(secret)
             return secret
 
         return await self._run(call, "unseal", work, blob=sealed)
+
+    async def unseal_all(self, call: Call, sealed: Sequence[bytes]) -> tuple[Secret | AgentError, ...]:
+        """Plaintext or reason for each of at most ``limits.UNSEAL_MAX_ITEMS`` sealed secrets, in their order.
+
+        They are opened at the same time, so that they share the fetch of their signing key. Each is audited
+        on its own, and none spoils the others. Their plaintext together is bounded by
+        ``limits.UNSEAL_MAX_ANSWER``: what comes after that is KBS_RESPONSE_TOO_LARGE.
+        """
+        if len(sealed) > limits.UNSEAL_MAX_ITEMS:
+            await self._run(call, "unseal", lambda: _too_many(len(sealed)))
+        left = limits.UNSEAL_MAX_ANSWER
+        results: list[Secret | AgentError] = [AgentError(ErrorCode.CANCELLED)] * len(sealed)
+
+        def take(secret: Secret) -> None:
+            nonlocal left
+            # T-SEAL-17: small secrets can stand for large plaintext, and one answer holds all of it.
+            _fit(replace(call, largest=left if call.largest is None else min(left, call.largest)), secret)
+            left -= len(secret)
+
+        async def one(position: int, text: bytes) -> None:
+            try:
+                results[position] = await self._unseal(call, text, take)
+            except AgentError as error:
+                results[position] = error
+
+        async with asyncio.TaskGroup() as group:
+            for position, text in enumerate(sealed):
+                group.create_task(one(position, text))
+        return tuple(results)
 
     async def unwrap_key(self, call: Call, protocol_input: bytes) -> Secret:
         """Key provider protocol JSON in (at most ``limits.KEY_PROVIDER_MAX`` bytes) and out."""
@@ -316,6 +351,12 @@ def _fit(call: Call, secret: Secret) -> None:
     if call.largest is not None and len(secret) > call.largest:
         detail = f"{len(secret)} bytes, an answer over {call.caller.api} holds {call.largest}"
         raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, detail)
+
+
+async def _too_many(count: int) -> None:
+    # T-SEAL-16: each is a task and a line of the audit log.
+    detail = f"{count} sealed secrets in one request, more than {limits.UNSEAL_MAX_ITEMS}"
+    raise AgentError(ErrorCode.PAYLOAD_TOO_LARGE, detail)
 
 
 def _bound(what: str, size: int, limit: int) -> None:

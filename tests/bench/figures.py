@@ -110,6 +110,12 @@ FIGURES: Final = (
     Figure("loop_gap_cpu_ms", "processor time of the loop's thread in its longest gap"),
     Figure("profile_calls_per_request", "cached REST GET: Python function calls"),
     Figure("retained_bytes_per_request", "cached REST GET: memory kept afterwards"),
+    Figure("layer_decrypt_mb_s", "image layer of 1 GiB, file to file, AES-CTR and HMAC: MB/s, best run"),
+    Figure("layer_decrypt_vs_openssl", "the same over AES-CTR plus HMAC of OpenSSL on one core", least=0.9),
+    Figure("layer_decrypt_peak_mb", "image decrypt, layer of 1 GiB: peak memory of the command", most=64),
+    Figure("layer_openssl_mb_s", "AES-CTR plus HMAC of OpenSSL on one core, in memory: MB/s, best run"),
+    Figure("layer_hashed_mb_s", "the layer again, with the digest of its plaintext: MB/s, best run"),
+    Figure("image_decrypt_mb_s", "image decrypt: MB/s with start, all digests and fsync, best run"),
 )  # fmt: skip
 
 BY_KEY: Final[Mapping[str, Figure]] = {figure.key: figure for figure in FIGURES}

@@ -20,6 +20,7 @@ from tests.bench import material, rest
 from tests.bench.agent import cpu_seconds, memory_mb
 from tests.bench.children import BenchError, Child, child
 from tests.bench.figures import Figures, median_ratio
+from tests.bench.layers import layers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -397,4 +398,5 @@ PARTS: Final[dict[str, Callable[[Bench], Awaitable[list[str] | None]]]] = {
     "boot": boot,
     "gap": gap,
     "profile": profile,
+    "layers": layers,
 }

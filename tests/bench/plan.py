@@ -18,6 +18,7 @@ class Plan:
         other_boots: pairs at other latencies.
         gaps: runs of the event-loop measurement.
         profiled: requests under the profiler.
+        layers: how often an image layer of 1 GiB is decrypted.
     """
 
     load_s: int = 3
@@ -27,12 +28,13 @@ class Plan:
     other_boots: int = 3
     gaps: int = 3
     profiled: int = 2000
+    layers: int = 7
 
 
 def choose() -> Plan:
     """The short plan when ``CI=true``."""
     if os.environ.get("CI", "").lower() == "true":
-        return Plan(load_s=1, starts=3, colds=3, boots=3, other_boots=1, gaps=1)
+        return Plan(load_s=1, starts=3, colds=3, boots=3, other_boots=1, gaps=1, layers=5)
     return Plan()
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from agent.clock import Deadline, SystemClock
-from agent.config.model import KeyAlgorithm, SealedSecrets
+from agent.config.model import KeyAlgorithm, Kms, SealedSecrets
 from agent.hub.image_keys import unwrap_key
+from agent.hub.kms.registry import Backends
 from agent.hub.sealed import Unsealer
 from agent.kbs import handshake, jwe
 from agent.kbs.keys import TeeKey
@@ -123,7 +124,7 @@ async def play(
     ``serial``: the device makes one quote at a time, as the kernel's drivers have it (attesters.md 2.2, 23).
     """
     resources = cast("Resources", Upstream(broker, latency, serial=serial))
-    unsealer = Unsealer(SealedSecrets(), resources)
+    unsealer = Unsealer(SealedSecrets(), resources, Backends(Kms(), resources, SystemClock()))
     deadline = Deadline.never(SystemClock())
     shared = iter(steps)
 

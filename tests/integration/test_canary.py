@@ -117,6 +117,11 @@ async def every_api(rest: str, folder: Path, kbs: DevKbs, canaries: Canaries, na
             shown.append(f"{answer.headers}{answer.body!r}")
     answer = await http(f"{rest}/aa/aael", method="POST", body=f'{{"domain": "{PLAIN}'.encode())
     shown.append(repr(answer.body))
+    for body in (f'["{PLAIN}"', json.dumps([[PLAIN]]), json.dumps([tampered, PLAIN, f"sealed.{PLAIN}.x.y"])):
+        shown.append(repr((await http(f"{rest}/cdh/unseal", method="POST", body=body.encode())).body))
+    batch = await http(f"{rest}/cdh/unseal", method="POST", body=json.dumps([sealed, PLAIN]).encode())
+    assert base64.b64decode(batch.json()[0]["value"]).decode() == PLAIN
+    shown.append(f"{batch.headers}{batch.json()[1]}")
     kbs.rotate_signer()
     shown.append(str((await http(f"{rest}/cdh/resource/default/db/password")).headers))
     control = f"unix://{folder}/control.sock"

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from agent.errors import AgentError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import msgspec
 
     from agent.clock import Clock, Deadline
     from agent.hub.kms.credentials import Credentials
     from agent.hub.kms.http import KmsHttp
     from agent.secret import Secret
 
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
+
+@runtime_checkable
 class Getter(Protocol):
     """A backend that hands out secrets by name (cdh.md 5)."""
 
@@ -24,7 +30,7 @@ class Getter(Protocol):
 
         Args:
             name: as the backend names its secrets; a resource URI for the key broker.
-            annotations: backend-specific members of the request; the key broker has none.
+            annotations: backend-specific members of the request, plain JSON values; the key broker has none.
             deadline: when the caller stops waiting.
 
         Raises:
@@ -33,6 +39,7 @@ class Getter(Protocol):
         """
 
 
+@runtime_checkable
 class Decrypter(Protocol):
     """A backend that decrypts with a key it never hands out."""
 
@@ -52,6 +59,7 @@ class Decrypter(Protocol):
         """
 
 
+@runtime_checkable
 class Encrypter(Protocol):
     """The other direction; used by whoever makes secrets, never by a guest's workload."""
 
@@ -81,15 +89,33 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class Backend(Generic[S]):
     """One provider; its module has it under the name ``BACKEND``.
 
     Attributes:
         name: as secrets name it, lower case.
         settings: struct of ``provider_settings``; unknown members are refused (``forbid_unknown_fields``).
-        open: makes the object that is a Getter, a Decrypter, an Encrypter, or several of them.
+        open: makes the object that is a Getter, a Decrypter, an Encrypter, or several of them. If it has a
+            method ``close()``, that is called when the agent stops.
     """
 
     name: str
-    settings: type[msgspec.Struct]
-    open: Callable[[msgspec.Struct, Context], object]
+    settings: type[S]
+    open: Callable[[S, Context], object]
+
+
+def read_annotations(annotations: Mapping[str, object], shape: type[T], provider: str) -> T:
+    """Annotations as ``shape``; members it does not have are ignored.
+
+    Args:
+        annotations: plain JSON values.
+        shape: a msgspec struct, with a default for every member that may be missing.
+        provider: names the backend in the error.
+
+    Raises:
+        AgentError: KMS_SETTINGS_INVALID.
+    """
+    try:
+        return msgspec.convert(dict(annotations), type=shape)
+    except msgspec.MsgspecError as error:
+        raise AgentError(ErrorCode.KMS_SETTINGS_INVALID, f"annotations of {provider}: {error}") from None

@@ -10,9 +10,10 @@ import msgspec
 
 from agent.errors import AgentError, ErrorCode
 from agent.roles import Fetched, MeasurementResult
+from agent.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 OCTETS: Final = "application/octet-stream"
 JSON: Final = "application/json"
@@ -100,6 +101,16 @@ class _Health(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
+class _Value(msgspec.Struct, frozen=True):
+    value: bytes  # as base64 of RFC 4648 section 4
+
+
+class _ItemProblem(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    hint: str
+
+
 class _Problem(msgspec.Struct, frozen=True):
     code: str
     message: str
@@ -130,6 +141,18 @@ def resource(fetched: Fetched) -> Answer:
     body = secret.reveal()
     secret.wipe()
     return Answer(200, body, headers=(("X-Cache", fetched.freshness.value), ("Age", str(int(fetched.age)))))
+
+
+def unsealed(results: Sequence[Secret | AgentError]) -> Answer:
+    """``/cdh/unseal``: one object per item, in their order; what was handed out is wiped here."""
+    items: list[_Value | _ItemProblem] = []
+    for result in results:
+        if isinstance(result, Secret):
+            items.append(_Value(result.reveal()))
+            result.wipe()
+        else:
+            items.append(_ItemProblem(result.code.name, result.message, result.hint))
+    return Answer(200, msgspec.json.encode(items), JSON)
 
 
 def failure(error: AgentError, request_id: str, *, json: bool, compat_status: bool = False) -> Answer:

@@ -54,7 +54,7 @@ class Incoming:
         version: HTTP version as major, minor.
         headers: every value by lower-case name, in order.
         peer: the connection's other end.
-        body: reads the body; raises RestError PAYLOAD_TOO_LARGE or INVALID_REQUEST.
+        body: reads a body of at most so many bytes; raises RestError PAYLOAD_TOO_LARGE or INVALID_REQUEST.
     """
 
     method: str
@@ -62,7 +62,7 @@ class Incoming:
     version: tuple[int, int]
     headers: Mapping[str, Sequence[str]]
     peer: Peer
-    body: Callable[[], Awaitable[bytes]]
+    body: Callable[[int], Awaitable[bytes]]
 
 
 class _AaelEvent(msgspec.Struct, frozen=True):
@@ -72,6 +72,7 @@ class _AaelEvent(msgspec.Struct, frozen=True):
 
 
 _AAEL_DECODER: Final = msgspec.json.Decoder(_AaelEvent)
+_SEALED_DECODER: Final = msgspec.json.Decoder(list[str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class App:
             Operation.ADDITIONAL_EVIDENCE: self._additional_evidence,
             Operation.EXTEND: self._extend,
             Operation.RESOURCE: self._resource,
+            Operation.UNSEAL: self._unseal,
         }
 
     async def answer(self, incoming: Incoming) -> Answer:
@@ -212,9 +214,7 @@ class App:
         return Answer(200, await self._front.additional_evidence(work.call, data))
 
     async def _extend(self, work: _Work) -> Answer:
-        async with work.call.deadline.limit("reading the request body"):
-            body = await work.incoming.body()
-        event = _aael_event(body)
+        event = _aael_event(await _body(work, limits.REST_MAX_BODY))
         result = await self._front.extend(work.call, event.domain, event.operation, event.content, None)
         return answers.extended(result)
 
@@ -223,6 +223,15 @@ class App:
         refresh = query.refresh(work.target.query) or no_cache(work.incoming.headers.get("cache-control", ()))
         uri = f"kbs://{work.match.rest}"
         return answers.resource(await self._front.get_resource(work.call, uri, refresh=refresh))
+
+    async def _unseal(self, work: _Work) -> Answer:
+        sealed = _sealed_secrets(await _body(work, limits.UNSEAL_MAX_BODY))
+        return answers.unsealed(await self._front.unseal_all(work.call, sealed))
+
+
+async def _body(work: _Work, limit: int) -> bytes:
+    async with work.call.deadline.limit("reading the request body"):
+        return await work.incoming.body(limit)
 
 
 async def _or_else(asked: Awaitable[T], default: T) -> T:
@@ -243,6 +252,15 @@ def _aael_event(body: bytes) -> _AaelEvent:
             text=_AAEL_TEXT,
             compat=True,
         ) from None
+
+
+def _sealed_secrets(body: bytes) -> list[bytes]:
+    try:
+        texts = _SEALED_DECODER.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # As above.
+        raise RestError(ErrorCode.INVALID_REQUEST, "the body is not a JSON array of strings") from None
+    return [text.encode("utf-8", "surrogatepass") for text in texts]
 
 
 def _finish(answer: Answer, call: Call) -> Answer:

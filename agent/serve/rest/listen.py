@@ -168,13 +168,13 @@ def _incoming(request: web.BaseRequest) -> Incoming:
         version=(request.version.major, request.version.minor),
         headers=headers,
         peer=cast("_Connection", request.protocol).peer,
-        body=lambda: _read_body(request),
+        body=lambda limit: _read_body(request, limit),
     )
 
 
-async def _read_body(request: web.BaseRequest) -> bytes:
+async def _read_body(request: web.BaseRequest, limit: int) -> bytes:
     # T-REST-21: bounded by what is announced and by what arrives.
-    if (request.content_length or 0) > limits.REST_MAX_BODY:
+    if (request.content_length or 0) > limit:
         raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request body")
     if request.headers.get("Expect", "").lower() == "100-continue" and request.can_read_body:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -183,7 +183,7 @@ async def _read_body(request: web.BaseRequest) -> bytes:
     try:
         while chunk := await request.content.readany():
             body += chunk
-            if len(body) > limits.REST_MAX_BODY:
+            if len(body) > limit:
                 raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request body")
     except (web.RequestPayloadError, aiohttp.ClientPayloadError, aiohttp.http_exceptions.HttpProcessingError):
         raise RestError(ErrorCode.INVALID_REQUEST, "the request body is not framed as announced") from None

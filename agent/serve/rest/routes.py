@@ -28,6 +28,7 @@ class Operation(enum.Enum):
     ADDITIONAL_EVIDENCE = "additional-evidence"
     EXTEND = "extend"
     RESOURCE = "resource"
+    UNSEAL = "unseal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ ROOTS: Final[Mapping[str, Root]] = MappingProxyType(
         "/cdh": Root(
             features=frozenset({Features.RESOURCE, Features.ALL}),
             disabled="Resource Feature Not Enabled",
-            exact=MappingProxyType({}),
+            exact=MappingProxyType({"/unseal": Route(Operation.UNSEAL, methods=("POST",))}),
             below=MappingProxyType({"/resource": Route(Operation.RESOURCE, methods=("GET", "HEAD"))}),
         ),
     }

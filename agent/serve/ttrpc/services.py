@@ -46,6 +46,21 @@ Req = TypeVar("Req", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where upstream's two protocols differ.
+
+    Attributes:
+        api: see :attr:`agent.serve.access.Caller.api`.
+        unparsed: first-level text of a key provider request that cannot be read.
+        wrap_key: answers WrapKey.
+    """
+
+    api: str
+    unparsed: str
+    wrap_key: Handler
+
+
+@dataclass(frozen=True, slots=True)
 class _Unary(Generic[Req]):
     """One method: its message, its largest payload in bytes, its first-level text, its work."""
 
@@ -54,13 +69,13 @@ class _Unary(Generic[Req]):
     text: str
     work: Callable[[Call, Req], Awaitable[Message]]
 
-    def bind(self, front: Front) -> Handler:
+    def bind(self, front: Front, dialect: Dialect) -> Handler:
         async def handle(payload: bytes, context: Context) -> bytes:
-            call = front.call(API, context.peer, context.timeout, largest=limits.TTRPC_MAX_ANSWER)
+            call = front.call(dialect.api, context.peer, context.timeout, largest=limits.TTRPC_MAX_ANSWER)
             try:
                 return (await self.work(call, self._parse(payload))).SerializeToString()
             except AgentError as error:
-                raise failure(self._first(error), error, call.request_id) from error
+                raise failure(self._first(error, dialect), error, call.request_id) from error
 
         return handle
 
@@ -73,12 +88,12 @@ class _Unary(Generic[Req]):
         except DecodeError:
             raise AgentError(ErrorCode.INVALID_REQUEST, f"not a {self.request.__name__}") from None
 
-    def _first(self, error: AgentError) -> str:
+    def _first(self, error: AgentError, dialect: Dialect) -> str:
         if self.request is kp.KeyProviderKeyWrapProtocolInput and error.code in {
             ErrorCode.IMAGE_KEY_MALFORMED,
             ErrorCode.INVALID_REQUEST,
         }:
-            return UNWRAP_PARSE
+            return dialect.unparsed
         return self.text
 
 
@@ -91,7 +106,14 @@ def failure(first_level: str, error: AgentError, request_id: str) -> StatusError
     return StatusError(error.code.meaning.rpc, text)
 
 
-def cdh_services(front: Front) -> Services:
+async def _wrap_key(payload: bytes, context: Context) -> bytes:  # noqa: ARG001  (a Handler)
+    raise StatusError(RpcCode.NOT_FOUND, WRAP_KEY)
+
+
+TTRPC: Final = Dialect(API, UNWRAP_PARSE, _wrap_key)
+
+
+def cdh_services(front: Front, dialect: Dialect = TTRPC) -> Services:
     """The five services of the hub."""
     hub = _Hub(front)
     key = kp.KeyProviderKeyWrapProtocolInput
@@ -101,22 +123,22 @@ def cdh_services(front: Front) -> Services:
         SEALED_SERVICE: {
             "UnsealSecret": _Unary(
                 secret, limits.SEALED_MAX + _FRAMING, f"{CDH_PREFIX}Unseal Secret failed", hub.unseal
-            ).bind(front)
+            ).bind(front, dialect)
         },
         RESOURCE_SERVICE: {
             "GetResource": _Unary(
                 resource, limits.URI_MAX + _FRAMING, f"{CDH_PREFIX}Get Resource failed", hub.get_resource
-            ).bind(front)
+            ).bind(front, dialect)
         },
         MOUNT_SERVICE: {
             "SecureMount": _Unary(
                 mount, limits.SEALED_MAX, f"{CDH_PREFIX}Secure Mount failed", hub.secure_mount
-            ).bind(front)
+            ).bind(front, dialect)
         },
         IMAGE_SERVICE: {
             "PullImage": _Unary(
                 pull, limits.SEALED_MAX, f"{CDH_PREFIX}Image Pull error", hub.pull_image
-            ).bind(front)
+            ).bind(front, dialect)
         },
         KEY_SERVICE: {
             "UnWrapKey": _Unary(
@@ -124,13 +146,13 @@ def cdh_services(front: Front) -> Services:
                 limits.KEY_PROVIDER_MAX + _FRAMING,
                 f"{CDH_PREFIX}Decrypt Image (UnwrapKey) failed",
                 hub.unwrap_key,
-            ).bind(front),
-            "WrapKey": _wrap_key,
+            ).bind(front, dialect),
+            "WrapKey": dialect.wrap_key,
         },
     }
 
 
-def aa_services(front: Front) -> Services:
+def aa_services(front: Front, dialect: Dialect = TTRPC) -> Services:
     """The attestation agent's service."""
     attester = _Attester(front)
     data = limits.MAX_RUNTIME_DATA + _FRAMING
@@ -139,40 +161,36 @@ def aa_services(front: Front) -> Services:
         AA_SERVICE: {
             "GetEvidence": _Unary(
                 aa.GetEvidenceRequest, data, f"{AA_PREFIX}AA-KBC get evidence failed", attester.evidence
-            ).bind(front),
+            ).bind(front, dialect),
             "GetAdditionalEvidence": _Unary(
                 aa.GetAdditionalEvidenceRequest,
                 data,
                 f"{AA_PREFIX}AA-KBC get additional evidence failed",
                 attester.additional_evidence,
-            ).bind(front),
+            ).bind(front, dialect),
             "GetToken": _Unary(
                 aa.GetTokenRequest, small, f"{AA_PREFIX}AA-KBC get token failed", attester.token
-            ).bind(front),
+            ).bind(front, dialect),
             "ExtendRuntimeMeasurement": _Unary(
                 aa.ExtendRuntimeMeasurementRequest,
                 limits.REST_MAX_BODY,
                 f"{AA_PREFIX}AA extend runtime measurement failed",
                 attester.extend,
-            ).bind(front),
+            ).bind(front, dialect),
             "BindInitData": _Unary(
                 aa.BindInitDataRequest, small, f"{AA_PREFIX}AA binding init data failed", attester.bind
-            ).bind(front),
+            ).bind(front, dialect),
             "GetTeeType": _Unary(
                 aa.GetTeeTypeRequest, small, f"{AA_PREFIX}AA-KBC get tee type failed", attester.tee_type
-            ).bind(front),
+            ).bind(front, dialect),
             "GetAdditionalTees": _Unary(
                 aa.GetAdditionalTeesRequest,
                 small,
                 f"{AA_PREFIX}AA-KBC get additional tees failed",
                 attester.additional_tees,
-            ).bind(front),
+            ).bind(front, dialect),
         }
     }
-
-
-async def _wrap_key(payload: bytes, context: Context) -> bytes:  # noqa: ARG001  (a Handler)
-    raise StatusError(RpcCode.NOT_FOUND, WRAP_KEY)
 
 
 class _Hub:

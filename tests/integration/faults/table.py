@@ -58,6 +58,9 @@ class Row:
 
     def expected(self, api: str) -> ErrorCode | None:
         """What a caller of this API gets."""
+        # A sealed secret's signing key is asked for first, and whoever has to act is another one.
+        if self.code is ErrorCode.RESOURCE_NOT_FOUND and api == "UnsealSecret":
+            return ErrorCode.SEALED_KEY_UNKNOWN
         return None if self.spares_tokens and api in TOKEN_APIS else self.code
 
 
@@ -262,7 +265,8 @@ the next good request works. What to do about a code: [errors.md](errors.md).
 A fault that may pass is tried again for `kbs.retry_for` (10 s), at most until the caller's
 deadline: callers see it only if it lasts.
 A token needs no resource: faults at *resource* leave GetToken alone. A token that the broker refuses,
-such as one that has expired, GetToken hands out as the broker issued it.
+such as one that has expired, GetToken hands out as the broker issued it. UnsealSecret asks for the
+signing key first: where nothing is there, that is SEALED_KEY_UNKNOWN.
 """
 
 

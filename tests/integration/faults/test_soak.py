@@ -47,6 +47,7 @@ pytestmark = pytest.mark.integration
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20")) / 2
 SEED = int(os.environ.get("SOAK_SEED", "0")) or secrets.randbelow(2**31)
 
+REFUSED = {"RESOURCE_DENIED", "RESOURCE_NOT_FOUND", "SEALED_KEY_UNKNOWN"}
 CALLERS = 16
 MATERIALS = 6
 WAITS = (1, 1, 2, 3)
@@ -172,7 +173,7 @@ class Soak:
     async def works(self, api: str, what: Rotating) -> None:
         """The next good request works; "denied" and "missing" may be remembered for a moment."""
         until = time.perf_counter() + REMEMBERED
-        while (outcome := await self.ask(api, what, 20)).code in {"RESOURCE_DENIED", "RESOURCE_NOT_FOUND"}:
+        while (outcome := await self.ask(api, what, 20)).code in REFUSED:
             assert time.perf_counter() < until, outcome
             await asyncio.sleep(0.2)
         assert not outcome.code, outcome

@@ -29,6 +29,9 @@ STABLE = (
     "rss_mb",
     "pss_mb",
     "ttrpc_cached_c1_p50_ms",
+    "layer_decrypt_mb_s",
+    "layer_decrypt_vs_openssl",
+    "layer_decrypt_peak_mb",
 )
 
 

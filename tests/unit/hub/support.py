@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, utils
 from hypothesis import settings
 
 from agent.clock import Deadline
-from agent.config.model import SealedSecrets
+from agent.config.model import Kms, SealedSecrets
 from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
+from agent.hub import jwk as keys
 from agent.hub import jws
+from agent.hub.kms.registry import Backends
 from agent.hub.resources import Resources
 from agent.hub.sealed import Unsealer
 from agent.observe.metrics import Metrics
@@ -94,9 +94,12 @@ class StoredGetter:
 
     held: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    fault: ErrorCode | None = None
 
     async def get(self, name: str, annotations: Mapping[str, object], deadline: Deadline) -> Secret:
         self.asked.append(name)
+        if self.fault is not None:
+            raise AgentError(self.fault, "switched on")
         if name not in self.held:
             raise AgentError(ErrorCode.RESOURCE_NOT_FOUND, "not held")
         return Secret(self.held[name])
@@ -135,7 +138,10 @@ def failure(act: Callable[[], object]) -> ErrorCode | None:
 
 
 def unsealer(getter: StoredGetter, key_dir: Path | str = "/nonexistent", **settings: Any) -> Unsealer:
-    return Unsealer(SealedSecrets(key_dir=str(key_dir), **settings), resources(getter))
+    fetched = resources(getter)
+    return Unsealer(
+        SealedSecrets(key_dir=str(key_dir), **settings), fetched, Backends(Kms(), fetched, FakeClock())
+    )
 
 
 async def refusal(unsealing: Unsealer, text: str | bytes) -> AgentError:
@@ -147,15 +153,10 @@ async def refusal(unsealing: Unsealer, text: str | bytes) -> AgentError:
 
 def signed(payload: Any = VAULT, header: Any = None, key: Any = None) -> str:
     """A sealed secret with a good signature over whatever a test wants to say."""
-    private = jws.private_key(jws.read_jwk(jwk(key or TEST_KEY_PRIVATE)))
+    private = keys.signing_key(keys.read(jwk(key or TEST_KEY_PRIVATE)))
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     whole = jws.sign_compact(KEY_URI, body, private)
     if header is None:
         return f"sealed.{whole}"
     text = f"{url64(json.dumps(header).encode())}.{url64(body)}"
-    return f"sealed.{text}.{url64(_sign(text, private))}"
-
-
-def _sign(text: str, private: Any) -> bytes:
-    r, s = utils.decode_dss_signature(private.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
-    return r.to_bytes(32) + s.to_bytes(32)
+    return f"sealed.{text}.{url64(private.sign(text.encode()))}"

@@ -15,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import limits
+from agent.config.model import Kms
+from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
 from agent.hub.image_keys import build_protocol_input, unwrap_key, wrap
 from agent.hub.image_packets import parse_packet, parse_protocol_input
+from agent.hub.kms.registry import Backends
 from tests.unit.hub import support
 from tests.unit.hub.support import StoredGetter, failure, soon, unhurried
 
@@ -60,7 +63,9 @@ def getter() -> StoredGetter:
 
 
 async def ask(getter: StoredGetter, protocol_input: bytes) -> bytes:
-    return (await unwrap_key(protocol_input, support.resources(getter), soon())).reveal()
+    resources = support.resources(getter)
+    backends = Backends(Kms(), resources, FakeClock())
+    return (await unwrap_key(protocol_input, resources, soon(), backends)).reveal()
 
 
 async def refusal(getter: StoredGetter, protocol_input: bytes) -> ErrorCode:
@@ -207,9 +212,18 @@ async def test_a7_kid_is_no_resource_uri(getter: StoredGetter, kid: str) -> None
     assert getter.asked == []
 
 
-@pytest.mark.parametrize("provider", ["KBS", "Kbs", "aliyun", "", "kbs "])
+@pytest.mark.parametrize("provider", ["KBS", "Kbs", "sample", "", "kbs ", "\u212abs", "ehsm\n"])
 async def test_a7_provider(getter: StoredGetter, provider: str) -> None:
-    assert await refusal(getter, request(provider=provider)) is ErrorCode.IMAGE_KEY_UNSUPPORTED
+    # Not the key broker's, whatever its kid says; and no key management service of that name decrypts.
+    assert await refusal(getter, request(provider=provider)) is ErrorCode.KMS_UNKNOWN
+    assert getter.asked == []
+
+
+async def test_another_providers_packet_needs_no_iv_and_no_version(getter: StoredGetter) -> None:
+    told = request(provider="AWS", version="7", iv=None, wrap_type=None, kid="alias/x", provider_settings={})
+    assert await refusal(getter, told) is ErrorCode.KMS_SETTINGS_INVALID  # of aws: the region is missing
+    for change in ({"kid": ""}, {"wrapped_data": ""}, {"wrapped_data": "?"}):
+        assert await refusal(getter, request(provider="aws", **change)) is ErrorCode.IMAGE_KEY_MALFORMED
     assert getter.asked == []
 
 

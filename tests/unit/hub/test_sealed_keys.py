@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from agent.config import limits
 from agent.errors import ErrorCode
-from agent.hub import jws
+from agent.hub import jwk as keys
+from agent.hub.sealing import keygen
 from agent.secret import Secret
 from tests.unit.hub import support
 from tests.unit.hub.support import (
     KEY_URI,
     PLAINTEXT,
     SECOND_KEY_PRIVATE,
+    TARGET_URI,
     TEST_KEY,
     TEST_KEY_PRIVATE,
     VECTOR_A,
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
 
 
 # --- the header ------------------------------------------------------------------------------------
-@pytest.mark.parametrize("alg", ["none", "HS256", "ES384", "RS256", "es256", "", "ES256K"])
+@pytest.mark.parametrize(
+    "alg", ["none", "HS256", "ES512", "RS256", "es256", "", "ES256K", "Ed25519", "eddsa"]
+)
 async def test_the_algorithm_is_settled_before_the_key_is_fetched(getter: StoredGetter, alg: str) -> None:
     error = await refusal(unsealer(getter), signed(header={"alg": alg, "kid": KEY_URI}))
     assert error.code is ErrorCode.SEALED_UNSUPPORTED
@@ -120,8 +124,8 @@ async def test_key_ids_that_lead_nowhere(getter: StoredGetter, key_dir: Path, ki
 @pytest.mark.parametrize("kid", ["other-key", "folder/other-key"])
 async def test_a_missing_key_file(getter: StoredGetter, key_dir: Path, kid: str) -> None:
     text = signed(header={"alg": "ES256", "kid": kid})
-    assert (await refusal(unsealer(getter, key_dir), text)).code is ErrorCode.SEALED_KEY_INVALID
-    assert (await refusal(unsealer(getter), text)).code is ErrorCode.SEALED_KEY_INVALID
+    assert (await refusal(unsealer(getter, key_dir), text)).code is ErrorCode.SEALED_KEY_UNKNOWN
+    assert (await refusal(unsealer(getter), text)).code is ErrorCode.SEALED_KEY_UNKNOWN
 
 
 async def test_a_key_file_in_a_sub_folder(getter: StoredGetter, key_dir: Path) -> None:
@@ -167,10 +171,16 @@ async def test_a_key_file_that_others_may_write(getter: StoredGetter, key_dir: P
         jwk({**TEST_KEY, "x": url64(bytes(31))}),
         jwk({**TEST_KEY, "y": url64(bytes(33))}),
         jwk({**TEST_KEY, "y": ""}),
+        jwk({name: value for name, value in TEST_KEY.items() if name != "y"}),
+        jwk({**TEST_KEY, "alg": "ES384"}),
+        jwk({**TEST_KEY, "alg": "ECDH-ES"}),
+        jwk({**TEST_KEY, "use": "enc"}),
+        jwk({**TEST_KEY, "kty": "OKP", "crv": "P-256"}),
+        jwk({**TEST_KEY, "kty": "OKP", "crv": "Ed448"}),
         jwk({"kty": "oct", "k": "c2VjcmV0"}),
         jwk(TEST_KEY) + b" " * limits.JWK_MAX,
     ],
-    ids=range(16),
+    ids=range(22),
 )
 async def test_keys_that_are_none(getter: StoredGetter, key: bytes) -> None:
     getter.held[KEY_URI] = key
@@ -178,9 +188,17 @@ async def test_keys_that_are_none(getter: StoredGetter, key: bytes) -> None:
     assert getter.asked == [KEY_URI]
 
 
-async def test_the_brokers_reason_for_not_giving_the_key_stays(getter: StoredGetter) -> None:
-    del getter.held[KEY_URI]
+async def test_a_missing_key_is_told_from_a_missing_plaintext(getter: StoredGetter) -> None:
+    del getter.held[TARGET_URI]
     assert (await refusal(unsealer(getter), VECTOR_B)).code is ErrorCode.RESOURCE_NOT_FOUND
+    del getter.held[KEY_URI]
+    assert (await refusal(unsealer(getter), VECTOR_B)).code is ErrorCode.SEALED_KEY_UNKNOWN
+
+
+@pytest.mark.parametrize("code", [ErrorCode.RESOURCE_DENIED, ErrorCode.KBS_UNREACHABLE])
+async def test_the_brokers_reason_for_not_giving_the_key_stays(getter: StoredGetter, code: ErrorCode) -> None:
+    getter.fault = code
+    assert (await refusal(unsealer(getter), VECTOR_B)).code is code
 
 
 @pytest.mark.parametrize(
@@ -259,18 +277,68 @@ async def test_a_prefix_rule_cannot_be_climbed_out_of(getter: StoredGetter) -> N
 @unhurried
 @given(
     st.dictionaries(
-        st.sampled_from(["kty", "crv", "x", "y", "d", "z"]),
+        st.sampled_from(["kty", "crv", "x", "y", "d", "z", "alg", "use"]),
         st.none()
         | st.text(max_size=20)
         | st.binary(min_size=30, max_size=34).map(url64)
-        | st.sampled_from(["EC", "P-256"]),
+        | st.sampled_from(["EC", "OKP", "P-256", "P-384", "Ed25519", "ES256", "EdDSA"]),
     )
 )
 def test_only_typed_errors_leave_the_key_parser(change: dict[str, Any]) -> None:
     text = json.dumps({**TEST_KEY_PRIVATE, **change}).encode()
-    assert failure(lambda: jws.public_key(jws.read_jwk(text))) in {None, ErrorCode.SEALED_KEY_INVALID}
-    assert failure(lambda: jws.private_key(jws.read_jwk(text))) in {None, ErrorCode.SEALED_KEY_INVALID}
+    assert failure(lambda: keys.verifying_key(keys.read(text))) in {None, ErrorCode.SEALED_KEY_INVALID}
+    assert failure(lambda: keys.signing_key(keys.read(text))) in {None, ErrorCode.SEALED_KEY_INVALID}
 
 
 def test_a_key_does_not_print() -> None:
-    assert TEST_KEY_PRIVATE["d"] not in repr(jws.read_jwk(jwk(TEST_KEY_PRIVATE)))
+    assert TEST_KEY_PRIVATE["d"] not in repr(keys.read(jwk(TEST_KEY_PRIVATE)))
+
+
+# --- the key settles the algorithm -----------------------------------------------------------------
+ALGORITHMS = ["ES256", "ES384", "EdDSA"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("said", ALGORITHMS)
+async def test_the_header_cannot_choose_another_algorithm(
+    getter: StoredGetter, algorithm: str, said: str
+) -> None:
+    private, public = keygen(KEY_URI, algorithm)
+    getter.held[KEY_URI] = public
+    text = signed(header={"alg": said, "kid": KEY_URI}, key=json.loads(private.reveal()))
+    if said == algorithm:
+        assert await unsealer(getter).unseal(text.encode(), soon()) == Secret(PLAINTEXT)
+        return
+    error = await refusal(unsealer(getter), text)
+    # A signature of another size is no key's; one of the same size meets a key for something else.
+    assert error.code in {ErrorCode.SEALED_MALFORMED, ErrorCode.SEALED_KEY_INVALID}
+    assert getter.asked == ([KEY_URI] if error.code is ErrorCode.SEALED_KEY_INVALID else [])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_every_algorithm_notices_a_change(getter: StoredGetter, algorithm: str) -> None:
+    private, public = keygen(KEY_URI, algorithm)
+    getter.held[KEY_URI] = public
+    text = signed(header={"alg": algorithm, "kid": KEY_URI}, key=json.loads(private.reveal()))
+    head, _, signature = text.rpartition(".")
+    for position in (0, 20, 50, -2):
+        letters = list(signature)
+        letters[position] = "A" if letters[position] != "A" else "B"
+        error = await refusal(unsealer(getter), f"{head}.{''.join(letters)}")
+        assert error.code is ErrorCode.SEALED_SIGNATURE_INVALID
+    assert TARGET_URI not in getter.asked
+
+
+def test_rfc_8037_a_signature_of_ed25519() -> None:
+    """RFC 8037 appendix A.1, A.4: private key, message and signature."""
+    key = {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "d": "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
+        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    }
+    signature = "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
+    message = b"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc"
+    private = keys.signing_key(keys.read(jwk(key)))
+    assert url64(private.sign(message)) == signature
+    keys.verifying_key(keys.read(jwk(key))).verify(private.sign(message), message)

@@ -10,12 +10,9 @@ from hypothesis import strategies as st
 from jwcrypto import jwk as oracle_jwk  # type: ignore[import-untyped]
 from jwcrypto import jws as oracle_jws
 
-from agent.config.model import SealedSecrets
 from agent.errors import AgentError, ErrorCode
-from agent.hub.sealed import Unsealer
 from agent.hub.sealing import key_id, keygen, seal_vault
 from agent.secret import Secret
-from tests.unit.hub import support
 from tests.unit.hub.support import (
     KEY_URI,
     SECOND_KEY_PRIVATE,
@@ -29,6 +26,7 @@ from tests.unit.hub.support import (
     jwk,
     soon,
     unhurried,
+    unsealer,
     url64,
 )
 
@@ -52,27 +50,29 @@ def test_the_payload_has_its_members_in_order() -> None:
 
 
 @unhurried
-@given(name=st.from_regex(r"[a-z0-9_-]{1,20}", fullmatch=True))
-async def test_round_trip_and_oracle(name: str) -> None:
-    private, public = keygen(KEY_URI)
+@given(
+    name=st.from_regex(r"[a-z0-9_-]{1,20}", fullmatch=True),
+    algorithm=st.sampled_from(["ES256", "ES384", "EdDSA"]),
+)
+async def test_round_trip_and_oracle(name: str, algorithm: str) -> None:
+    private, public = keygen(KEY_URI, algorithm)
     sealed = seal_vault(f"kbs:///default/{name}/1", KEY_URI, private.reveal())
     judge = oracle_jws.JWS()
     judge.deserialize(sealed.removeprefix("sealed."), oracle_jwk.JWK.from_json(public.decode()))
     assert json.loads(judge.payload)["name"] == f"kbs:///default/{name}/1"
     getter = StoredGetter({KEY_URI: public, f"kbs:///default/{name}/1": b"plain"})
-    unsealer = Unsealer(SealedSecrets(), support.resources(getter))
-    assert await unsealer.unseal(sealed.encode(), soon()) == Secret(b"plain")
+    assert await unsealer(getter).unseal(sealed.encode(), soon()) == Secret(b"plain")
 
 
-async def test_a_foreign_signature_verifies_here() -> None:
-    private, public = keygen(KEY_URI)
+@pytest.mark.parametrize("algorithm", ["ES256", "ES384", "EdDSA"])
+async def test_a_foreign_signature_verifies_here(algorithm: str) -> None:
+    private, public = keygen(KEY_URI, algorithm)
     foreign = oracle_jws.JWS(json.dumps(json.loads(_vault_payload())))
-    header = json.dumps({"typ": "JWT", "alg": "ES256", "kid": KEY_URI})
+    header = json.dumps({"typ": "JWT", "alg": algorithm, "kid": KEY_URI})
     foreign.add_signature(oracle_jwk.JWK.from_json(private.reveal().decode()), None, header)
     getter = StoredGetter({KEY_URI: public, TARGET_URI: b"plain"})
     sealed = f"sealed.{foreign.serialize(compact=True)}"
-    unsealer = Unsealer(SealedSecrets(), support.resources(getter))
-    assert await unsealer.unseal(sealed.encode(), soon()) == Secret(b"plain")
+    assert await unsealer(getter).unseal(sealed.encode(), soon()) == Secret(b"plain")
 
 
 def _vault_payload() -> str:
@@ -92,6 +92,30 @@ def test_key_files_have_the_members_the_secret_tool_writes() -> None:
     assert public.endswith(b"\n}\n")
     assert key_id(public) == key_id(private.reveal()) == "my-key"
     assert "***" in repr(private)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "members"),
+    [
+        ("ES384", {"kty": "EC", "crv": "P-384", "alg": "ES384"}),
+        ("EdDSA", {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA"}),
+    ],
+)
+def test_keys_of_other_algorithms(algorithm: str, members: dict[str, str]) -> None:
+    private, public = keygen("my-key", algorithm)
+    read = json.loads(public)
+    assert {name: read[name] for name in members} == members
+    assert ("y" in read) == (algorithm != "EdDSA")
+    assert json.loads(private.reveal()) == {**read, "d": json.loads(private.reveal())["d"]}
+    theirs = oracle_jwk.JWK.from_json(private.reveal().decode())
+    assert json.loads(theirs.export_public())["x"] == read["x"]
+
+
+@pytest.mark.parametrize("algorithm", ["ES256K", "RS256", "HS256", "none", "es256", ""])
+def test_other_algorithms_are_not_made(algorithm: str) -> None:
+    with pytest.raises(AgentError) as caught:
+        keygen("my-key", algorithm)
+    assert caught.value.code is ErrorCode.SEALED_UNSUPPORTED
 
 
 def test_keys_differ() -> None:
@@ -115,6 +139,8 @@ def test_a_key_id_that_guests_refuse_is_not_made(kid: str) -> None:
         {**TEST_KEY_PRIVATE, "d": url64(b"\xff" * 32)},
         {**TEST_KEY_PRIVATE, "d": "AA"},
         {**TEST_KEY_PRIVATE, "crv": "P-521"},
+        {**TEST_KEY_PRIVATE, "alg": "ES384"},
+        {**TEST_KEY_PRIVATE, "use": "enc"},
     ],
 )
 def test_a_key_that_cannot_sign(key: dict[str, str]) -> None:

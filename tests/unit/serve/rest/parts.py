@@ -46,6 +46,7 @@ class Roles:
     freshness: Freshness = Freshness.MISS
     age: float = 0.0
     refreshed: bool = False
+    opens: dict[bytes, bytes] = field(default_factory=dict)
 
     async def _ask(self, deadline: Deadline, *what: object) -> None:
         self.asked.append(what)
@@ -66,7 +67,10 @@ class Roles:
         return Fetched(Secret(KEY), self.freshness, self.age)
 
     async def unseal(self, sealed: bytes, deadline: Deadline) -> Secret:
-        raise NotImplementedError
+        await self._ask(deadline, "unseal", sealed)
+        if sealed not in self.opens:
+            raise AgentError(ErrorCode.SEALED_SIGNATURE_INVALID, "operator detail")
+        return Secret(self.opens[sealed])
 
     async def unwrap_key(self, protocol_input: bytes, deadline: Deadline) -> Secret:
         raise NotImplementedError
@@ -110,6 +114,7 @@ class Gate:
 
     def __init__(self, settings: Gateway | None = None, *, metrics: bool = True) -> None:
         self.roles = Roles()
+        self.limit = 0
         self.clock = FakeClock()
         self.health = Health()
         self.metrics = Metrics()
@@ -144,7 +149,8 @@ class Gate:
         for name, value in headers:
             fields.setdefault(name.lower(), []).append(value)
 
-        async def read() -> bytes:
+        async def read(limit: int) -> bytes:
+            self.limit = limit
             return body
 
         return await self.app.answer(Incoming(method, target, version, fields, peer, read))
