@@ -69,6 +69,7 @@ class _AaelEvent(msgspec.Struct, frozen=True):
     domain: str
     operation: str
     content: str
+    once: bool = False
 
 
 _AAEL_DECODER: Final = msgspec.json.Decoder(_AaelEvent)
@@ -215,7 +216,9 @@ class App:
         async with work.call.deadline.limit("reading the request body"):
             body = await work.incoming.body()
         event = _aael_event(body)
-        result = await self._front.extend(work.call, event.domain, event.operation, event.content, None)
+        result = await self._front.extend(
+            work.call, event.domain, event.operation, event.content, None, once=event.once
+        )
         return answers.extended(result)
 
     async def _resource(self, work: _Work) -> Answer:

@@ -1,0 +1,16 @@
+"""FUSE or the reason why not: skipped on a laptop, an error in CI."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from agent.devkit import fuse
+
+
+def need_fuse() -> None:
+    reason = fuse.unavailable()
+    if reason is not None:
+        assert "CI" not in os.environ, f"in CI nothing is skipped: {reason}"
+        pytest.skip(reason)
