@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from agent.errors import AgentError, ErrorCode
@@ -78,7 +79,7 @@ class Machine:
             self._thread = threading.Thread(target=self._serve)
             self._thread.start()
             self._ports[1].settimeout(BOOT_SECONDS)
-            self.greeting = wire.receive(self._test, Result).detail
+            self.greeting = self._receive().detail
         except BaseException:
             self._stop()
             raise
@@ -88,8 +89,10 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         try:
-            wire.send(self._test, Call("off"))
-            self._process.wait(30)
+            # A guest that is not there any more has been reported by a test.
+            with suppress(OSError, subprocess.TimeoutExpired):
+                wire.send(self._test, Call("off"))
+                self._process.wait(30)
         finally:
             self._stop()
 
@@ -145,12 +148,19 @@ class Machine:
         """
         self._ports[1].settimeout(seconds + BOOT_SECONDS)
         wire.send(self._test, Call(op, name, dict(settings or {}), data, number, seconds))
-        result = wire.receive(self._test, Result)
+        result = self._receive()
         if result.code == "crash":
             raise GuestError(result.detail)
         if result.code:
             raise AgentError(ErrorCode[result.code], result.detail)
         return result
+
+    def _receive(self) -> Result:
+        try:
+            return wire.receive(self._test, Result)
+        except (EOFError, OSError) as error:
+            shown = self.console[-4000:]
+            raise GuestError(f"{type(error).__name__}: no answer; the console ends with:\n{shown}") from None
 
     def become(self, provider: str, floor: int = 0) -> None:
         """Make the guest one of another TEE's (``guest/firmware.py``, ``SERVICES``)."""

@@ -146,6 +146,17 @@ def test_init_data_is_compared_with_mrconfigid(vm: Machine, hardware: Hardware) 
     assert hardware.asked == {"mr-read": 2}
 
 
+def test_a_kernel_without_registers_in_sysfs(vm: Machine, hardware: Hardware) -> None:
+    """Before Linux 6.16 MRCONFIGID comes from a TDREPORT, and nothing can be measured."""
+    vm.become("tdx_guest without registers")
+    vm.call("bind", "agent.tee.tdx", hardware.td.mrconfigid)
+    with pytest.raises(AgentError) as caught:
+        vm.call("bind", "agent.tee.tdx", bytes(48))
+    assert caught.value.code is ErrorCode.INIT_DATA_MISMATCH
+    assert hardware.asked == {"tdreport": 2}
+    assert "6.16" in vm.call("problem", "agent.tee.tdx").detail
+
+
 def test_runtime_measurements(vm: Machine, hardware: Hardware) -> None:
     """An event goes into RTMR3 by sysfs and into the log; the quote carries one, the evidence the other."""
     vm.become("tdx_guest")

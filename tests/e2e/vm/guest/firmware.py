@@ -127,6 +127,7 @@ SERVICES: Final = {
     "sev_guest": (_platform, _sev),
     "sev_guest without ioctls": (_platform,),
     "tdx_guest": (_platform, _qgs),
+    "tdx_guest without registers": (_platform,),
     "arm_cca_guest": (_platform,),
     "azure": (_imds,),
     "others": (_csv, _uv, _nsm),

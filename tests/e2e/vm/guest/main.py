@@ -59,7 +59,9 @@ class Guest:
             self._start(call.name)
         elif call.name:
             provider = call.name.split()[0]
-            _run("insmod", "/modules/coco_tsm.ko", f"provider={provider}", f"privlevel_floor={call.number}")
+            options = [f"provider={provider}", f"privlevel_floor={call.number}"]
+            options += ["registers=n"] if call.name.endswith("without registers") else []
+            _run("insmod", "/modules/coco_tsm.ko", *options)
             self._start(call.name)
         return Result()
 

@@ -59,6 +59,10 @@ MODULE_PARM_DESC(provider, "name shown in configfs-tsm");
 static unsigned int privlevel_floor;
 module_param(privlevel_floor, uint, 0444);
 
+static bool registers = true;
+module_param(registers, bool, 0444);
+MODULE_PARM_DESC(registers, "show measurement registers in sysfs, as Linux 6.16 does");
+
 static DEFINE_MUTEX(asking); /* one request at a time */
 static DEFINE_MUTEX(state); /* guards what follows */
 static DECLARE_WAIT_QUEUE_HEAD(changed);
@@ -293,9 +297,10 @@ MR(mrconfigid, "mrconfigid", 0444, 5, NULL);
 MR(mrowner, "mrowner", 0444, 6, NULL);
 MR(mrownerconfig, "mrownerconfig", 0444, 7, NULL);
 
-static struct bin_attribute *registers[] = { &mr_rtmr0,	   &mr_rtmr1,	   &mr_rtmr2,  &mr_rtmr3,	 &mr_mrtd,
-					     &mr_mrconfigid, &mr_mrowner, &mr_mrownerconfig, NULL };
-static const struct attribute_group measurements = { .name = "measurements", .bin_attrs = registers };
+static struct bin_attribute *mrs[] = {
+	&mr_rtmr0, &mr_rtmr1, &mr_rtmr2, &mr_rtmr3, &mr_mrtd, &mr_mrconfigid, &mr_mrowner, &mr_mrownerconfig, NULL,
+};
+static const struct attribute_group measurements = { .name = "measurements", .bin_attrs = mrs };
 static const struct attribute_group *tdx_groups[] = { &measurements, NULL };
 static const struct file_operations tdx_operations = { .owner = THIS_MODULE, .unlocked_ioctl = tdx_ioctl };
 static struct miscdevice tdx_guest = {
@@ -314,6 +319,8 @@ static int __init start(void)
 
 	if (error)
 		return error;
+	if (!registers)
+		tdx_guest.groups = NULL;
 	if (is("tdx_guest"))
 		error = misc_register(&tdx_guest);
 	if (is("sev_guest")) {
