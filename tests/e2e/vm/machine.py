@@ -103,8 +103,9 @@ class Machine:
             port.close()
         if hasattr(self, "_thread"):
             self._thread.join()
-            self._test.close()
-            self._platform.close()
+            for stream in (self._test, self._platform):
+                with suppress(OSError):  # what it still holds has nowhere to go
+                    stream.close()
 
     def _listen(self, name: str) -> socket.socket:
         listening = socket.socket(socket.AF_UNIX)
