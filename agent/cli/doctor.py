@@ -87,8 +87,8 @@ async def _examine(patient: Patient, arguments: Namespace) -> list[Finding]:
 
 def _print(finding: Finding) -> None:
     word = finding.verdict.value.ljust(7)
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        word = f"\x1b[{_COLOURS[finding.verdict.value]}m{word}\x1b[0m"
+    if text.colourful():
+        word = text.painted(word, _COLOURS[finding.verdict.value])
     print(f"{word}  {finding.area}: {finding.name}: {finding.seen}", flush=True)
     if finding.next_step:
         print(f"         next: {finding.next_step}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -50,8 +49,9 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         text.print_json(found.as_json())
     else:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(found.as_text(colour=colour))
+        print(found.as_text(colour=text.colourful()))
+        if arguments.chain is None and found.lacks_certificates():
+            print("\nnext: give the certificates that are missing with --chain FILE.")
         if found.failed():
             print("\nAt least one check FAILED: do not trust this evidence.", file=sys.stderr)
     return text.EXIT_FAILED if found.failed() else text.EXIT_OK
@@ -60,7 +60,7 @@ def run(arguments: Namespace) -> int:
 def _broken(error: AgentError, *, as_json: bool) -> int:
     from agent.cli.inspection.document import plain  # noqa: PLC0415
 
-    step = "The file is cut, damaged or of another version; compare its size with what the device wrote."
+    step = "The file is cut, damaged or not what it looks like; compare its size with what the device wrote."
     if as_json:
         found = {"kind": "malformed", "failed": True, "code": error.code.name, "detail": error.detail}
         text.print_json({**found, "next": step})

@@ -161,9 +161,18 @@ def _unmount(point: Path, shim: subprocess.Popen[bytes]) -> None:
         shim.wait()
     if shim.stderr is not None:
         shim.stderr.close()
-    if os.path.ismount(point):
+    if _still_there(point):
         # Lazily: somebody may still stand in it.
         subprocess.run(["fusermount3", "-u", "-z", str(point)], check=False, capture_output=True)  # noqa: S603, S607
+
+
+def _still_there(point: Path) -> bool:
+    try:
+        point.lstat()
+    except OSError as error:
+        # A shim that was killed leaves its mount behind, which ismount() takes for no mount at all.
+        return error.errno == errno.ENOTCONN
+    return os.path.ismount(point)
 
 
 class _Answers:

@@ -21,7 +21,6 @@ RAW: Final = 0xC0200A00
 """``NSM_IOCTL_RAW``: ``_IOWR(0x0a, 0, struct nsm_raw)``; two (address, length) pairs, 32 bytes."""
 
 DEVICE: Final = "dev/nsm"
-REQUEST_MAX: Final = 0x1000
 RESPONSE_MAX: Final = 0x3000
 DATA_MAX: Final = 512
 """Bytes of user data, and of a nonce."""

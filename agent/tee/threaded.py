@@ -40,7 +40,6 @@ class OneAtATime:
             threading.Thread(target=job.run, name="evidence", daemon=True).start()
         return await asyncio.shield(job.result)
 
-
     async def idle(self) -> None:
         """Wait until nothing that was asked for is still going on, also what nobody waits for any more."""
         while self._last is not None and not self._last.done():

@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +22,6 @@ from tests.integration.fuse_support import need_fuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 
@@ -280,6 +281,23 @@ def test_it_is_gone_when_its_process_is_killed(tmp_path: Path) -> None:
             break
         done.wait(0.02)
     assert not os.path.ismount(tmp_path)
+
+
+def test_it_is_gone_when_its_shim_is_killed(tmp_path: Path) -> None:
+    with ConfigfsTsm(tmp_path, "tdx_guest", quote).mounted():
+        wanted = f"fuse_shim\0{tmp_path}\0".encode()
+        shims = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # gone meanwhile
+                if wanted in (process / "cmdline").read_bytes():
+                    shims.append(int(process.name))
+        assert len(shims) == 1
+        for shim in shims:
+            os.kill(shim, signal.SIGKILL)
+            os.waitid(os.P_PID, shim, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(OSError, match="not connected"):
+            list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- measurement registers -------------------------------------------------------------------------

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent.tee.evidence.snp import Certificate
 
 _ALARMS: Final = frozenset({"DEBUG"})
+_UNKNOWN_BYTES: Final = "newer than Trustee (reserved bytes are set, which its JSON loses)"
 _DER_KINDS: Final = frozenset({"VCEK", "VLEK", "ASK", "ARK"})
 
 
@@ -60,6 +61,8 @@ def _other_fields(found: SnpReport) -> tuple[Field, ...]:
     return (
         Field("firmware", f"{found.current}, committed {found.committed}"),
         Field("signing key", found.signing_key),
+        *((Field("chip key masked", value=True, alarm=True),) if found.masked_chip_key else ()),
+        *(() if snp_json.survives(found) else (Field(_UNKNOWN_BYTES, value=True, alarm=True),)),
         Field("chip id", None if found.masked_chip_id else found.chip_id),
         Field("guest SVN", found.guest_svn),
         Field("family id", found.family_id),

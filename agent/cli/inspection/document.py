@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Value: TypeAlias = "str | int | bool | bytes | tuple[str, ...] | None"
 
-RED: Final = "\x1b[31m"
-PLAIN: Final = "\x1b[0m"
+RED: Final = "31"
 RESULTS: Final = {True: "ok", False: "FAILED", None: "not checked"}
+_CHAINS: Final = frozenset({"certificate chain", "device chain"})
 _CELL: Final = 100
 _NARROW: Final = 26
 
@@ -117,6 +117,12 @@ class Document:
             each.failed() for each in self.parts
         )
 
+    def lacks_certificates(self) -> bool:
+        """Whether a chain could not be followed, here or in a part."""
+        return any(check.passed is None and check.name in _CHAINS for check in self.checks) or any(
+            each.lacks_certificates() for each in self.parts
+        )
+
     def as_json(self) -> dict[str, object]:
         """For programs."""
         found: dict[str, object] = {
@@ -151,7 +157,7 @@ class Document:
         width = max((len(each.name) for each in self.fields), default=0)
         for value in self.fields:
             line = f"  {value.name:<{width}}  {_cell(value.value)}".rstrip()
-            yield _red(line) if value.alarm and colour else line
+            yield text.painted(line, RED) if value.alarm and colour else line
         if self.checks:
             yield ""
             yield from _check_lines(self.checks, colour=colour)
@@ -173,7 +179,7 @@ def _check_lines(checks: tuple[Check, ...], *, colour: bool) -> Iterator[str]:
     header, *lines = text.table(rows, ("CHECK", "RESULT", "DETAIL")).splitlines()
     yield header
     for check, line in zip(checks, lines, strict=True):
-        yield _red(line) if colour and check.passed is False else line
+        yield text.painted(line, RED) if colour and check.passed is False else line
 
 
 def part(title: str, read: Callable[[], Document]) -> Document:
@@ -200,10 +206,6 @@ def plain(value: str) -> str:
         char if " " <= char <= "~" else char.encode("unicode_escape").decode("ascii")
         for char in value.encode("utf-8", "backslashreplace").decode()
     )
-
-
-def _red(line: str) -> str:
-    return f"{RED}{line}{PLAIN}"
 
 
 def _key(name: str) -> str:

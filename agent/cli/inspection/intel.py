@@ -45,6 +45,7 @@ def _td_fields(body: TdBody | TdReport) -> tuple[Field, ...]:
         Field("MROWNER", body.mrowner),
         Field("MROWNERCONFIG", body.mrownerconfig),
         *flags("TD attributes", td_flags(body.td_attributes), _ALARMS),
+        Field("TD attribute bytes", body.td_attributes),
         Field("XFAM", body.xfam),
         Field("MRSEAM", body.mrseam),
         Field("MRSIGNERSEAM", body.mrsignerseam),

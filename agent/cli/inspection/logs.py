@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from agent.cli.inspection.document import Context, Document, Field, Table
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 _HEADER: Final = ("REGISTER", "TYPE", "DIGEST", "OF EVENT", "EVENT")
 _SHOWN: Final = 200
 _RTMR_HASH: Final = "sha384"
+_REPLAYED: Final = (
+    "replayed registers (in a TD's log 1 to 4 are RTMR0 to 3, in a TPM's they are PCRs)"
+)
+_VARIABLE: Final = "EV_EFI_VARIABLE_"
+_BOOT_ENTRY: Final = re.compile(r"Boot[0-9A-F]{4}")
+_VALUE_SHOWN: Final = 16
+_RUN: Final = re.compile(rb"[ -~]{4,}")
 
 
 def event_log(data: bytes, _context: Context, rtmrs: Sequence[bytes] | None = None) -> Document:
@@ -90,7 +98,7 @@ def _replayed(
             checks += _compared(found, rtmrs)
     if rtmrs is not None and _RTMR_HASH not in used:
         checks += _compared({}, rtmrs)
-    tables = (Table("replayed registers", ("REGISTER", "ALGORITHM", "VALUE"), tuple(rows)),) if rows else ()
+    tables = (Table(_REPLAYED, ("REGISTER", "ALGORITHM", "VALUE"), tuple(rows)),) if rows else ()
     return tuple(checks), tables
 
 
@@ -123,5 +131,29 @@ def _described(event: Event) -> str:
     entry = runtime_event(event)
     if entry is not None:
         return f"{entry.domain} {entry.operation} {entry.content}"[:_SHOWN]
-    printable = bytes(byte for byte in event.data[: 2 * _SHOWN] if 0x20 <= byte < 0x7F)
-    return printable[:_SHOWN].decode("ascii")
+    if event.type_name.startswith(_VARIABLE) and (variable := _variable(event.data)) is not None:
+        return variable[:_SHOWN]
+    if event.type_name == "EV_IPL":
+        # Boot loaders end their text with a zero, and GRUB has whatever follows it measured, too.
+        wide = event.data[1:2] == b"\0"
+        return _readable(event.data if wide else event.data.partition(b"\0")[0])
+    return _readable(event.data)
+
+
+def _readable(data: bytes) -> str:
+    """What looks like text, in ASCII or UTF-16."""
+    return b" ".join(_RUN.findall(data[: 2 * _SHOWN].replace(b"\0", b"")))[:_SHOWN].decode("ascii")
+
+
+def _variable(data: bytes) -> str | None:
+    """Name and value of a UEFI_VARIABLE_DATA (UEFI GUID, two sizes, UTF-16 name, value); None: it is none."""
+    characters, size = int.from_bytes(data[16:24], "little"), int.from_bytes(data[24:32], "little")
+    if 32 + 2 * characters + size != len(data):
+        return None
+    name = data[32 : 32 + 2 * characters].decode("utf-16-le", "replace")
+    value = data[32 + 2 * characters :]
+    if _BOOT_ENTRY.fullmatch(name):
+        return f"{name} {_readable(value[6:])}"  # behind attributes and the size of a path
+    if size > _VALUE_SHOWN:
+        return f"{name}, {size} bytes"
+    return f"{name} = {value.hex()}" if size else f"{name}, empty"

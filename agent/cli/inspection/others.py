@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from agent.cli.inspection.document import Context, Document, Field, Table
+from agent.cli.inspection.document import Context, Document, Field, Table, flags
 from agent.cli.inspection.members import b64, mapping, number, octets, string
 from agent.tee.evidence import nitro_document
 from agent.tee.evidence.cca import parse_cca
@@ -16,12 +16,36 @@ if TYPE_CHECKING:
 
 _CSV_EXTENDED: Final = b"ATTESTATION_EXT\0"
 _CSV_V3: Final = 3
+_CSV_POLICY: Final = ("NODBG", "NOKS", "ES", "NOSEND", "DOMAIN", "CSV", "CSV3", "ASID_REUSE")
+_CCA_CLAIMS: Final = {
+    "10": "challenge",
+    "256": "instance id",
+    "265": "profile",
+    "2395": "lifecycle",
+    "2396": "implementation id",
+    "2399": "software components",
+    "2400": "verification service",
+    "2401": "configuration",
+    "2402": "hash",
+}
+"""Claims of the platform token (Arm RMM specification, A7.2.3.2)."""
+_CCA_LIFECYCLES: Final = {
+    0x00: "unknown",
+    0x10: "assembly and test",
+    0x20: "provisioning",
+    0x30: "secured",
+    0x40: "DEBUG outside of CCA's root of trust",
+    0x50: "DEBUG of the root of trust, recoverable",
+    0x60: "decommissioned",
+}
+"""The high byte of the lifecycle (the same place)."""
 
 
 def cca_token(data: bytes, context: Context) -> Document:
     """A CCA token."""
     found = parse_cca(data)
     rows = tuple((index, value) for index, value in enumerate(found.extensible_measurements))
+    claims = tuple((_CCA_CLAIMS.get(claim, claim), value) for claim, value in found.platform.items())
     return Document(
         kind="cca-token",
         title="Arm CCA token",
@@ -30,6 +54,7 @@ def cca_token(data: bytes, context: Context) -> Document:
             Field("hash", found.hash_algorithm),
             Field("report data (challenge)", found.challenge),
             Field("init-data (personalization)", found.personalization),
+            *_lifecycle(found.platform.get("2395", "")),
             Field("realm key", found.public_key),
             Field("realm key hash", found.public_key_hash_algorithm),
         ),
@@ -39,9 +64,16 @@ def cca_token(data: bytes, context: Context) -> Document:
         ),
         tables=(
             Table("extensible measurements", ("INDEX", "VALUE"), rows),
-            Table("platform claims", ("CLAIM", "VALUE"), tuple(found.platform.items())),
+            Table("platform claims", ("CLAIM", "VALUE"), claims),
         ),
     )
+
+
+def _lifecycle(claim: str) -> tuple[Field, ...]:
+    if not claim.isdecimal() or len(claim) > 5:
+        return ()
+    name = _CCA_LIFECYCLES.get(int(claim) >> 8, "reserved")
+    return (Field("platform lifecycle", f"{name} ({int(claim):#06x})", alarm=name != "secured"),)
 
 
 def nitro(data: bytes, _context: Context) -> Document:
@@ -112,7 +144,7 @@ def csv(found: Mapping[str, object], context: Context) -> Document:
         fields=(
             Field("measurement", measure),
             Field("report data", report_data),
-            Field("policy", f"{reader.u32('policy'):#010x}"),
+            *_csv_policy(reader.u32("policy")),
             Field("VM id", vm_id),
             Field("VM version", vm_version),
             *(() if host_data is None else (Field("init-data (host data)", host_data),)),
@@ -123,6 +155,15 @@ def csv(found: Mapping[str, object], context: Context) -> Document:
             *context.bindings(report_data, None),
         ),
         tables=(Table("registers", ("RTMR", "VALUE"), rtmrs),) if rtmrs else (),
+    )
+
+
+def _csv_policy(policy: int) -> tuple[Field, ...]:
+    bits = {name: bool(policy >> index & 1) for index, name in enumerate(_CSV_POLICY)}
+    return (
+        Field("DEBUG", not bits["NODBG"], alarm=not bits["NODBG"]),
+        *flags("policy", bits),
+        Field("policy value", f"{policy:#010x}"),
     )
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from agent.cli.inspection.document import Context, Document
 
-_HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2}|\s)+")
+_HEX: Final = re.compile(rb"(?:0[xX])?((?:[0-9A-Fa-f]{2}|\s)+)")
+_DER_CERTIFICATE: Final = re.compile(rb"\x30\x82..\x30\x82", re.DOTALL)
 _NITRO: Final = (b"\x84\x44" + ES384, b"\xd2\x84\x44" + ES384)
 _TABLE_GUIDS: Final = tuple(KINDS)
 
@@ -110,6 +111,10 @@ def next_step(data: bytes) -> str:
     """What to do about a file that is not recognised."""
     if data.lstrip().startswith(b"-----BEGIN"):
         return "This is PEM text. Certificates go to --chain; FILE is the report they belong to."
+    if _DER_CERTIFICATE.match(data):
+        return "This is a certificate in DER. It goes to --chain; FILE is the report it belongs to."
+    if data.lstrip()[:1] in {b"{", b"["}:
+        return "This is JSON, and no evidence in it: claims, collateral and policies are not shown here."
     if not data:
         return "The file is empty: whatever should have written it failed before."
     return "Give the bytes as device or agent wrote them, or their hexadecimal text; decode base64 first."
@@ -117,6 +122,5 @@ def next_step(data: bytes) -> str:
 
 def _from_hex(data: bytes) -> bytes:
     """Hexadecimal text as bytes; anything else as it is."""
-    if len(data) < 2 or not _HEX.fullmatch(data):
-        return data
-    return bytes.fromhex(data.decode("ascii"))
+    found = _HEX.fullmatch(data)
+    return bytes.fromhex(found[1].decode("ascii")) if found else data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agent.cli.inspection import amd, intel
@@ -9,7 +10,7 @@ from agent.cli.inspection.document import Context, Document, Field, Table, part
 from agent.cli.inspection.members import b64, encode, listing, string, wrong
 from agent.tee.evidence import az_json, tpm_json
 from agent.tee.evidence.hcl import ReportType, parse_hcl, variable_data_check
-from agent.tee.evidence.tpm import Attest, parse_attest
+from agent.tee.evidence.tpm import Attest, parse_attest, verify_pcrs
 from agent.tee.evidence.verdict import Check
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ def attest(data: bytes, _context: Context) -> Document:
         kind="tpm-attest",
         title="TPM quote (TPMS_ATTEST)",
         fields=_attest_fields(parse_attest(data)),
-        checks=(Check("TPM quote signature", None, "signature and key are not in this file"),),
+        checks=(_unsigned("signature and key are not in this file"),),
     )
+
+
+def _unsigned(why: str) -> Check:
+    return Check("TPM quote signature", None, why)
 
 
 def _attest_fields(found: Attest) -> tuple[Field, ...]:
@@ -133,4 +138,10 @@ def bare_quote(found: Mapping[str, object], context: Context) -> Document:
     except ValueError:
         raise wrong("pcrs", "hexadecimal") from None
     whole = attest(message, context)
-    return Document(whole.kind, whole.title, whole.fields, whole.checks, (_pcr_table(pcrs),))
+    quoted = parse_attest(message)
+    checks = (
+        _unsigned("the key is not in this file: for Azure it is in the HCL report"),
+        *verify_pcrs(quoted, pcrs),
+        *context.bindings(quoted.extra_data, None),
+    )
+    return replace(whole, checks=checks, tables=(_pcr_table(pcrs),))

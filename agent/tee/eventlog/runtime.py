@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 BUILT_IN_PCR: Final = 17
 """``eventlog_config.init_pcr`` when nobody sets it."""
 
+_log = logging.getLogger("coco.eventlog")
+
 _U64: Final = 0xFFFFFFFFFFFFFFFF
+_NONE: Final = "this TEE has no runtime measurement registers"
 
 
 def pending(settings: Settings) -> bool:
@@ -46,7 +50,7 @@ class RuntimeLog:
         if not self._settings.enable_eventlog:
             return None
         if self._registers is None:
-            return "this TEE has no runtime measurement registers"
+            return _NONE
         reason = self._registers.measurement_problem(self._settings)
         if reason is not None:
             return reason
@@ -78,7 +82,10 @@ class RuntimeLog:
         if not self._settings.enable_eventlog:
             return MeasurementResult.NOT_ENABLED
         registers = self._registers
-        if registers is None or registers.measurement_problem(self._settings) is not None:
+        reason = _NONE if registers is None else registers.measurement_problem(self._settings)
+        if registers is None or reason is not None:
+            # A device that broke is told like one that never could: the answer names no reason, the log does.
+            _log.warning("runtime measurement is not possible", extra={"reason": reason})
             return MeasurementResult.NOT_SUPPORTED
         register = self._register(registers, pcr)
         text.check(domain, operation, content)
@@ -105,7 +112,7 @@ class RuntimeLog:
         if not os.path.lexists(self._settings.eventlog_dir):
             return
         registers = self._registers
-        reason = "no registers" if registers is None else registers.measurement_problem(self._settings)
+        reason = _NONE if registers is None else registers.measurement_problem(self._settings)
         if registers is None or reason is not None:
             if pending(self._settings):
                 raise AgentError(ErrorCode.NOT_SUPPORTED, f"{WAL_NAME} is there, and {reason}")

@@ -177,15 +177,6 @@ def salvage_entries(data: bytes) -> tuple[tuple[Event, ...], AgentError | None]:
     return tuple(events), problem
 
 
-def trim(data: bytes) -> bytes:
-    """The log without its terminator and what follows.
-
-    Raises:
-        AgentError: EVIDENCE_MALFORMED.
-    """
-    return data[: parse_log(data).end]
-
-
 def _first(reader: Reader) -> tuple[Event, dict[int, int]]:
     register = reader.u32("register index")
     kind = reader.u32("event type")

@@ -215,8 +215,14 @@ def _signature(report: SnpReport, vek: _Vek) -> Check:
     return Check(
         name,
         passed=holds,
-        detail="ECDSA P-384 with SHA-384" if holds else f"not by the key of this {vek.kind}",
+        detail="ECDSA P-384 with SHA-384" if holds else _unsigned(report, vek),
     )
+
+
+def _unsigned(report: SnpReport, vek: _Vek) -> str:
+    if report.masked_chip_key:
+        return "the host keeps the firmware from signing with the chip's key (MASK_CHIP_KEY)"
+    return f"not by the key of this {vek.kind}"
 
 
 def _levels(report: SnpReport, vek: _Vek) -> Check:

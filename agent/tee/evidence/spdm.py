@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from agent.tee.evidence.verdict import Roots
 
-REQUEST_SIZE: Final = 37
 NONCE_SIZE: Final = 32
 SIGNATURE_SIZE: Final = 96
 MAX_SIZE: Final = 64 * 1024

@@ -153,11 +153,12 @@ def verify_quote(
             None if expected is None else attest.extra_data == expected,
             nonce if expected is None or attest.extra_data == expected else f"{nonce}, not {expected.hex()}",
         ),
-        *_pcrs(attest, pcrs),
+        *verify_pcrs(attest, pcrs),
     )
 
 
-def _pcrs(attest: Attest, pcrs: Sequence[bytes]) -> tuple[Check, ...]:
+def verify_pcrs(attest: Attest, pcrs: Sequence[bytes]) -> tuple[Check, ...]:
+    """Whether a quote is over these values of PCR 0 to 23, 32 bytes each. Its signature is another matter."""
     # T-TEE-31: only the selection says which PCRs the values are of. One that leaves PCR 8 out would put
     # a value that software can reset in its place.
     whole = attest.pcr_selection == ((SHA256_BANK, ALL_PCRS),)

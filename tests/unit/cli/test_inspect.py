@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.cli.inspection.document import RED, Context, Document
+from agent.cli.inspection.document import Context, Document
 from agent.cli.inspection.recognise import recognise
 from agent.cli.main import main
 from agent.config import limits
@@ -285,7 +285,7 @@ def test_alarms_and_failures_are_red_on_a_terminal(
     monkeypatch.setattr(sys, "stdout", shown)
     assert run(saved, Forge().quote(bytes(debug), version=5, body_type=3)) == 1
     lines = shown.getvalue().splitlines()
-    coloured = [line for line in lines if line.startswith(RED)]
+    coloured = [line for line in lines if line.startswith("\x1b[31m")]
     assert bool(coloured) is red
     if red:
         assert any("debug" in line for line in coloured)

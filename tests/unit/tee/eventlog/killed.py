@@ -93,9 +93,10 @@ def extension(folder: Path, before: int) -> list[dict[str, object]]:
         guest, log = fresh(folder, before=before)
         going = killed_at(len(found) + 1, partial(log.extend, *EVENT))
         wal = (guest.folder / ".wal_event_entry").exists()
+        logged = not wal and seen(guest, before)["events"] == 1
         again = RuntimeLog(guest.measures, guest.settings())
         again.recover()
-        after = {"wal": wal, **seen(guest, before)}
+        after = {"wal": wal, "logged": logged, **seen(guest, before)}
         again.extend(*EVENT, once=True)
         found.append({**after, "asked_again": seen(guest, before)})
     return found

@@ -34,14 +34,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_killed_between_any_two_system_calls_nothing_is_lost_or_doubled(found: Any, before: str) -> None:
     runs = found["extension"][before]
     assert len(runs) > 60, "two stops for each of the system calls"
-    counts = [run["events"] for run in runs]
-    # Until the record is in place nothing happened; from then on all of it did.
-    assert counts == sorted(counts)
-    assert set(counts) == {0, 1}
+    assert {run["events"] for run in runs} == {0, 1}
     for stop, run in enumerate(runs, 1):
         assert run["agrees"], stop
         assert run["leftovers"] == [], stop
-        assert not run["wal"] or run["events"] == 1, stop
+        # Until the record is in place nothing happened; from then on all of it did. Told from what the kill
+        # left, not from the number of the stop: two runs may differ by a call for memory.
+        assert run["events"] == (run["wal"] or run["logged"]), stop
         # The caller, who heard nothing, asks again for the event to be there once.
         assert run["asked_again"] == {"events": 1, "agrees": True, "leftovers": []}, stop
     assert sum(run["wal"] for run in runs) > 10
