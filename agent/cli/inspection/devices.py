@@ -9,6 +9,7 @@ from agent.cli.inspection.document import Context, Document, Field, Table, part
 from agent.cli.inspection.members import b64, listing, mapping, number, octets, string
 from agent.tee.base import regularize
 from agent.tee.evidence import spdm
+from agent.tee.evidence.verdict import Check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +96,10 @@ def dcu(found: Mapping[str, object], context: Context) -> Document:
                     Field("measurement", octets(body.get("measure"), "measure", 32)),
                     Field("report data", user_data),
                 ),
-                checks=context.bindings(user_data, None),
+                checks=(
+                    Check("report signature", None, "it needs Hygon's certificates and SM2"),
+                    *context.bindings(user_data, None),
+                ),
             )
         )
     return Document(kind="hygondcu-evidence", title="evidence of hygondcu", parts=tuple(parts))

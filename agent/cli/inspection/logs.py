@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 _HEADER: Final = ("REGISTER", "TYPE", "DIGEST", "OF EVENT", "EVENT")
 _SHOWN: Final = 200
 _RTMR_HASH: Final = "sha384"
-_REPLAYED: Final = (
-    "replayed registers (in a TD's log 1 to 4 are RTMR0 to 3, in a TPM's they are PCRs)"
-)
+_REPLAYED: Final = "replayed registers (in a TD's log 1 to 4 are RTMR0 to 3, in a TPM's they are PCRs)"
 _VARIABLE: Final = "EV_EFI_VARIABLE_"
 _BOOT_ENTRY: Final = re.compile(r"Boot[0-9A-F]{4}")
 _VALUE_SHOWN: Final = 16

@@ -15,13 +15,18 @@ from agent.cli.inspection.document import Context, Document
 from agent.cli.inspection.recognise import recognise
 from agent.cli.main import main
 from agent.config import limits
+from agent.devkit.evidence_pki.authority import der
 from agent.tee.evidence.events import encode_event
 from tests.unit.cli.inspect_files import FILES, HEADER, LOG, TD15, attestation, b64, csv, sample
+from tests.unit.tee.evidence.amd import signer
 from tests.unit.tee.evidence.forge import Forge, attempt
+from tests.unit.tee.evidence.test_encodings import token
 from tests.vectors import recorded
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+CERTIFICATE = der(signer("Milan").certificates["VCEK"])
 
 
 def inspected(data: bytes, context: Context | None = None) -> Document:
@@ -144,6 +149,7 @@ def test_every_kind_is_recognised_by_its_content(
 @pytest.mark.parametrize("kind", ["tdx-quote", "tdreport", "spdm-report", "cca-token", "event-log"])
 def test_binary_forms_are_recognised_as_hexadecimal_text(kind: str) -> None:
     assert inspected(FILES[kind].hex().upper().encode() + b"\n").kind == kind
+    assert inspected(b"0x" + FILES[kind].hex().encode()).kind == kind
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -185,6 +191,48 @@ def test_version_1_of_a_csv_report_is_unmasked() -> None:
     plain, masked = (inspected(json.dumps(csv(extended=each)).encode()) for each in (True, False))
     wanted = {"measurement", "report data"}
     assert [f for f in plain.fields if f.name in wanted] == [f for f in masked.fields if f.name in wanted]
+
+
+def test_a_csv_guest_that_may_be_debugged_alarms() -> None:
+    evidence = csv(extended=True)
+    report = evidence["attestation_report"]
+    assert isinstance(report, dict)
+    for policy, alarms in ((1, []), (0, ["debug"])):
+        report["data"][176] = policy
+        assert inspected(json.dumps(evidence).encode()).as_json()["alarms"] == alarms
+
+
+@pytest.mark.parametrize(("lifecycle", "alarms"), [(0x3003, []), (0x4000, ["platform_lifecycle"])])
+def test_a_cca_platform_that_is_not_secured_alarms(lifecycle: int, alarms: list[str]) -> None:
+    assert inspected(token(_2395=lifecycle)).as_json()["alarms"] == alarms
+
+
+def test_a_host_that_keeps_the_chip_from_signing_is_named() -> None:
+    made = signer("Milan")
+    data = bytearray(made.report(made.guest(), bytes(64)))
+    data[0x48] |= 2  # MASK_CHIP_KEY
+    found = inspected(bytes(data), Context(chain=(der(made.certificates["VCEK"]),)))
+    assert found.as_json()["alarms"] == ["chip_key_masked"]
+    assert any("MASK_CHIP_KEY" in check.detail for check in found.checks)
+
+
+@pytest.mark.vectors
+def test_a_quote_without_its_key_is_held_against_its_registers() -> None:
+    quote = json.loads(recorded("az-tdx-vtpm/tpm-quote-v1.json"))
+    wanted = {"TPM quote signature": None, "PCR selection": True, "PCR digest": True}
+    assert checks(inspected(json.dumps(quote).encode())) == wanted
+    quote["pcrs"][8] = "01" * 32
+    assert checks(inspected(json.dumps(quote).encode()))["PCR digest"] is False
+
+
+@pytest.mark.vectors
+def test_events_of_a_recorded_log_can_be_read() -> None:
+    (events, _) = inspected(recorded("eventlog/CCEL_AAEL_alibabacloud")).tables
+    said = [row[-1] for row in events.rows]
+    assert "SecureBoot = 00" in said
+    assert "PK, empty" in said
+    assert "Boot0000 UiApp" in said
+    assert "grub_cmd set timeout=1" in said  # and not the byte that was measured behind it
 
 
 def test_sample_evidence_is_an_alarm() -> None:
@@ -239,6 +287,31 @@ def test_what_is_not_recognised_says_what_is_and_what_to_do(
     if shown["kind"] is None:
         assert "SNP attestation report" in said
         assert len(shown["known"]) > 10
+
+
+@pytest.mark.parametrize(
+    ("data", "step"),
+    [
+        (b"-----BEGIN CERTIFICATE-----", "PEM text"),
+        (CERTIFICATE, "certificate in DER"),
+        (b'{"tcbInfo": {}}', "JSON, and no evidence"),
+        (b"", "is empty"),
+        (b"\x7fELF", "decode base64"),
+    ],
+)
+def test_the_next_step_fits_what_the_file_is(
+    data: bytes, step: str, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(saved, data) == 1
+    assert step in capsys.readouterr().err
+
+
+@pytest.mark.vectors
+def test_missing_certificates_have_a_next_step(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(saved, recorded("snp/test-report.bin"))
+    assert "--chain FILE" in capsys.readouterr().out
+    run(saved, recorded("tdx/tdx_quote_4.dat"))
+    assert "--chain FILE" not in capsys.readouterr().out
 
 
 def test_a_cut_file_says_where(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,8 +49,14 @@ def token(**changed: object) -> bytes:
         44239: [bytes([i]) * 32 for i in range(4)],
         44240: "sha-512",
     }
-    realm |= {int(key[1:]): value for key, value in changed.items()}
-    platform = {265: "tag:arm.com,2023:cca_platform#1.0.0", 2395: 12291, 2396: b"\x05" * 32}
+    platform: dict[int | str, object] = {
+        265: "tag:arm.com,2023:cca_platform#1.0.0",
+        2395: 12291,
+        2396: b"\x05" * 32,
+    }
+    for name, value in changed.items():
+        claims = platform if int(name[1:]) in platform else realm
+        claims[int(name[1:])] = value
 
     def signed(claims: object) -> bytes:
         return encode(Tagged(18, [b"", {}, encode(claims), b"\x06" * 96]))
