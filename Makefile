@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit integration bench scale generate lock clean
+.PHONY: help demo test lint types unit integration vm bench scale generate lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ unit: $(READY) ## Tests without a network, in random order
 
 integration: $(READY) ## Real sockets, real programs
 	$(BIN)/python -X dev -m pytest tests/integration
+
+vm: $(READY) ## Attesters against the kernel's own interfaces, in a virtual machine (Debian; QEMU, gcc, swtpm)
+	$(BIN)/python -X dev -m pytest tests/e2e
 
 bench: $(READY) ## Speed, memory and a pod's boot against upstream's cost model; writes bench.json
 	@$(BIN)/python -m tests.bench

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agent.kbs.token import TokenSource
     from agent.secret import Secret
     from agent.tee.base import EvidenceSource
+    from agent.tee.eventlog import Measurer
 
 
 class LocalAttester:
@@ -21,11 +22,15 @@ class LocalAttester:
     Args:
         evidence: the guest's TEE and devices.
         tokens: the session with the broker; None when no broker is configured.
+        measurer: the runtime event log; None when nothing can be measured.
     """
 
-    def __init__(self, evidence: EvidenceSource, tokens: TokenSource | None) -> None:
+    def __init__(
+        self, evidence: EvidenceSource, tokens: TokenSource | None, measurer: Measurer | None = None
+    ) -> None:
         self._evidence = evidence
         self._tokens = tokens
+        self._measurer = measurer
 
     async def evidence(self, runtime_data: bytes, deadline: Deadline) -> bytes:
         """Evidence of the primary TEE; ``runtime_data`` is neither hashed nor padded here.
@@ -86,10 +91,18 @@ class LocalAttester:
         content: str,
         register: int | None,
         deadline: Deadline,
+        *,
+        once: bool = False,
     ) -> MeasurementResult:
-        """NOT_SUPPORTED: no attester of this release can extend a register."""
-        del domain, operation, content, register, deadline
-        return MeasurementResult.NOT_SUPPORTED
+        """Measure an event: NOT_ENABLED without an event log, NOT_SUPPORTED without registers, else OK.
+
+        Raises:
+            AgentError: INVALID_REQUEST, PAYLOAD_TOO_LARGE, CONFIG_INVALID, EVENT_LOG_CORRUPT,
+                GUEST_EXHAUSTED, FILE_UNSAFE, DEVICE_BUSY, EVIDENCE_TIMEOUT, or what the register raised.
+        """
+        if self._measurer is None:
+            return MeasurementResult.NOT_SUPPORTED
+        return await self._measurer.extend(domain, operation, content, register, deadline, once=once)
 
     async def bind_init_data(self, digest: bytes, deadline: Deadline) -> None:
         """Refuse: no attester of this release can compare or extend a register.

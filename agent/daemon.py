@@ -6,6 +6,7 @@ first and attests when somebody asks.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import logging
 import os
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.attester import LocalAttester
-from agent.clock import SystemClock
+from agent.clock import Deadline, SystemClock
+from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.hub.hub import Hub
 from agent.hub.provision import Provisioner
@@ -37,7 +39,9 @@ from agent.serve.sockets import listen_unix
 from agent.serve.ttrpc.remote import RemoteAttester, RemoteHub, RemoteTokens
 from agent.serve.ttrpc.server import TtrpcServer
 from agent.serve.ttrpc.services import aa_services, cdh_services
-from agent.tee.evidence_source import select
+from agent.tee.attesters import DeviceAttester
+from agent.tee.eventlog import MeasuredEvidence, Measurer
+from agent.tee.evidence_source import GuestEvidence, select
 from agent.tee.platform import detect
 
 if TYPE_CHECKING:
@@ -111,8 +115,9 @@ class Daemon:
         self.session: Session | None = None
         self.evidence = evidence
         if self.evidence is None and Role.ATTESTER in roles:
-            trail = detect(config.attester.sysroot, os.environ, machine.machine())
-            self.evidence = select(trail, config.attester)
+            trail = detect(config.attester.sysroot, os.environ, machine.machine(), config.attester)
+            self.evidence = select(trail, config.attester, self.metrics)
+        self.measurer: Measurer | None = None
         self.attester = self._build_attester()
         self.hub = self._build_hub()
         self.provisioner = self._build_provisioner()
@@ -141,11 +146,13 @@ class Daemon:
             if self.evidence is None:
                 raise AssertionError("the attester role has an evidence source")
             settings = self.config.attester
+            self.measurer = Measurer(_measuring(self.evidence), settings)
+            measured = MeasuredEvidence(self.evidence, self.measurer)
             if settings.kbs.url:
                 client = self._client(settings.kbs)
                 self.session = Session(
                     client,
-                    self.evidence,
+                    measured,
                     settings.key_algorithm,
                     self._clock,
                     self.metrics,
@@ -157,7 +164,7 @@ class Daemon:
                 )
                 self._stops.actions.append(self.session.close)
                 self.metrics.watch_token(self.session.seconds_left)
-            return LocalAttester(self.evidence, self.session)
+            return LocalAttester(measured, self.session, self.measurer)
         if Role.GATEWAY in self.roles:
             remote = RemoteAttester(self.config.gateway.aa_address)
             self._stops.actions.append(remote.close)
@@ -224,6 +231,7 @@ class Daemon:
             raise
         self.health.started()
         self._report()
+        self._probe_registers()
         if self.provisioner is not None:
             self._stops.actions.append(self.provisioner.stop)
             self.provisioner.start()
@@ -291,6 +299,19 @@ class Daemon:
         self._stops.actions.append(runner.cleanup)
         log.info("listening", extra={"address": self._rest_url})
 
+    def _probe_registers(self) -> None:
+        """Beside everything else: a slow device holds up no socket."""
+        if self.measurer is None:
+            return
+        deadline = Deadline.after(self._clock, limits.EVIDENCE_DEADLINE)
+        task = asyncio.create_task(self.measurer.prepare(deadline))
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._stops.actions.append(stop)
+
     # --- what an operator sees --------------------------------------------------------------------
     def _build_health(self) -> Health:
         health = Health()
@@ -323,6 +344,12 @@ class Daemon:
             log.warning("SAMPLE EVIDENCE is allowed: this guest proves nothing", extra={"tee": tee})
         else:
             log.info("platform", extra={"tee": tee})
+
+
+def _measuring(evidence: EvidenceSource) -> DeviceAttester | None:
+    """The TEE whose registers can be extended, if any."""
+    attester = evidence.attester if isinstance(evidence, GuestEvidence) else None
+    return attester if isinstance(attester, DeviceAttester) else None
 
 
 def _reason(evidence: EvidenceSource) -> str | None:

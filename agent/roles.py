@@ -83,8 +83,13 @@ class AttesterRole(Protocol):
         content: str,
         register: int | None,
         deadline: Deadline,
+        *,
+        once: bool = False,
     ) -> MeasurementResult:
-        """Extend a runtime measurement register and log the event."""
+        """Extend a runtime measurement register and log the event.
+
+        With ``once``, an event that the log has already is not measured again.
+        """
 
     async def bind_init_data(self, digest: bytes, deadline: Deadline) -> None:
         """Bind an init-data digest to the TEE."""

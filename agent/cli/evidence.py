@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from base64 import b64encode
+from typing import TYPE_CHECKING, Final
 
 from agent.cli import connect, text
 from agent.errors import AgentError, ErrorCode
@@ -10,19 +11,34 @@ from agent.errors import AgentError, ErrorCode
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+NITRO: Final = "aws-nitro-attestation-document"
+"""Says what the document is; Trustee has no verifier for it."""
+
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments."""
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--text", default="", help="runtime data as UTF-8 text (default: empty)")
     data.add_argument("--hex", metavar="HEX", help="runtime data as hexadecimal")
-    parser.add_argument("--additional", action="store_true", help="evidence of devices, not of the CPU")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--additional", action="store_true", help="evidence of devices, not of the CPU")
+    which.add_argument(
+        "--nsm",
+        action="store_true",
+        help="the AWS Nitro attestation document, which no KBS takes; asks /dev/nsm, not the agent",
+    )
     connect.add_attester_options(parser)
 
 
 def run(arguments: Namespace) -> int:
     """Print the evidence JSON as the agent gave it."""
     runtime_data = _runtime_data(arguments)
+    if arguments.nsm:
+        from agent.tee.nitro import attestation_document  # noqa: PLC0415  # keeps --help light
+
+        document = attestation_document("/", user_data=runtime_data or None)
+        text.print_json({"format": NITRO, "document": b64encode(document).decode()})
+        return text.EXIT_OK
     evidence = connect.ask_attester(
         arguments.socket,
         arguments.timeout,

@@ -19,6 +19,8 @@ from agent.errors import AgentError, ErrorCode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from agent.config.model import Attester
+
 
 def attestation_agent(argv: Sequence[str] | None = None) -> int:
     """The attester role."""
@@ -47,12 +49,7 @@ def attestation_agent(argv: Sequence[str] | None = None) -> int:
 
         init_data = None
         if arguments.initdata_toml or arguments.initdata_digest:
-            from agent.cli.initdata import bind_digest, bind_document  # noqa: PLC0415
-
-            if arguments.initdata_toml:
-                init_data = bind_document(arguments.initdata_toml, config.attester)
-            else:
-                bind_digest(_digest(arguments.initdata_digest), config.attester)
+            init_data = _bind(arguments, config.attester)
         return run_daemon(config, frozenset({Role.ATTESTER}), init_data=init_data)
 
     return _guarded(run)
@@ -114,6 +111,21 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def _given(values: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _bind(arguments: argparse.Namespace, settings: Attester) -> str | None:
+    """Bind init-data before any socket is opened; its text, when there is a document."""
+    import asyncio  # noqa: PLC0415  # only for those who have init-data
+
+    from agent.clock import Deadline, SystemClock  # noqa: PLC0415
+    from agent.config import limits  # noqa: PLC0415
+    from agent.tee.binding import bind_digest, bind_document  # noqa: PLC0415
+
+    deadline = Deadline.after(SystemClock(), limits.BIND_DEADLINE)
+    if arguments.initdata_toml:
+        return asyncio.run(bind_document(arguments.initdata_toml, settings, deadline))
+    asyncio.run(bind_digest(_digest(arguments.initdata_digest), settings, deadline))
+    return None
 
 
 def _digest(encoded: str) -> bytes:

@@ -89,6 +89,24 @@ COMMANDS = (
         "coco-agent info",
     ),
     Command(
+        "doctor",
+        "agent.cli.doctor",
+        "look at everything evidence and keys depend on, and say what to do",
+        "coco-agent doctor --aa-config aa.toml --bundle support.tar.gz",
+    ),
+    Command(
+        "initdata",
+        "agent.cli.initdata",
+        "make, hash or explain init-data",
+        "coco-agent initdata build aa.toml cdh.toml policy.rego",
+    ),
+    Command(
+        "inspect",
+        "agent.cli.inspect",
+        "show and verify evidence, quotes, reports and event logs",
+        "coco-agent inspect report.bin --chain chain.pem",
+    ),
+    Command(
         "cache",
         "agent.cli.cache",
         "list or drop resources the running agent keeps in memory",

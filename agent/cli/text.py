@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,16 @@ def fail(error: AgentError, *, as_json: bool = False) -> int:
 def print_json(value: object, file: TextIO | None = None) -> None:
     """One JSON document, for programs."""
     print(json.dumps(value, indent=2), file=file)
+
+
+def colourful() -> bool:
+    """Whether standard output is a terminal that wants colours (NO_COLOR, set to anything, is a no)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def painted(words: str, colour: str) -> str:
+    """Words in a colour of a terminal, as the number of its escape sequence, e.g. ``31`` for red."""
+    return f"\x1b[{colour}m{words}\x1b[0m"
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:

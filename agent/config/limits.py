@@ -132,6 +132,19 @@ IMAGE_CHUNKS: Final = 6
 IMAGE_JOBS: Final = 4
 """Layers at a time, at most: 24 MiB of chunks."""
 
+# --- processes that ask the hardware ---------------------------------------------------------------
+COLLECT_JOB_MAX: Final = 512 * KIB
+"""What a process is told; for IBM SE it holds the broker's challenge (KBS_MAX_CHALLENGE) in base64."""
+
+COLLECT_ANSWER_MAX: Final = 8 * MIB
+"""What it answers: an event log (EVENT_LOG_MAX) in base64 beside a quote; eight GPUs need 170 KiB."""
+
+DEVICE_ANSWER_MAX: Final = 256 * KIB
+"""Evidence of one device of a family: a GPU's report and chain have 13 KiB."""
+
+DEVICES_MAX: Final = 64
+"""Devices of one family; the largest machines have 16 GPUs."""
+
 # --- files -----------------------------------------------------------------------------------------
 CONFIG_MAX_FILE: Final = 2 * MIB
 """A configuration file; init-data as a whole travels in one annotation."""
@@ -154,8 +167,30 @@ CONFIG_MAX_SECONDS: Final = 3600.0
 OFFLINE_STORE_MAX: Final = 16 * MIB
 """One offline_fs_kbc store."""
 
+INSPECT_MAX: Final = 8 * MIB
+"""A file for `coco-agent inspect`: a KBS attestation of eight GPUs has 200 KiB, a CCEL table up to 1 MiB."""
+
+INSPECT_CHAIN_MAX: Final = 256 * KIB
+"""Certificates for `coco-agent inspect`: a chain of sixteen."""
+
 JWK_MAX: Final = 64 * KIB
 """A public key file or resource."""
+
+# --- event logs ------------------------------------------------------------------------------------
+EVENT_LOG_MAX: Final = 4 * MIB
+"""A firmware event log with the table around it; recorded ones have 64 KiB to 1 MiB, most of it unused."""
+
+EVENT_LOG_EVENTS: Final = 32 * KIB
+"""Events of one log. Firmware writes about a hundred; RUNTIME_LOG_MAX holds 14,000 of ours."""
+
+EVENT_DIGESTS: Final = 16
+"""Digests of one event, one for each bank; a TPM has up to five."""
+
+RUNTIME_LOG_MAX: Final = 1 * MIB
+"""Our own event log: it travels in every piece of evidence, and brokers take requests of 2 MiB."""
+
+RUNTIME_EVENT_MAX: Final = REST_MAX_BODY
+"""Domain, operation and content of one event together, in bytes."""
 
 # --- resource cache --------------------------------------------------------------------------------
 CACHE_ENTRIES: Final = 1024
@@ -194,6 +229,40 @@ CONTROL_LIST: Final = 3 * MIB
 CREDENTIALS_AT_ONCE: Final = 4
 """Credentials fetched at the same time: workloads come first."""
 
+# --- TPM and Azure's metadata service ---------------------------------------------------------------
+TPM_MAX_REPLY: Final = 4 * KIB
+"""A TPM's answer: what Linux's driver holds (TPM_BUFSIZE)."""
+
+TPM_PROBE: Final = 2.0
+"""Seconds a TPM has to answer at detection; one that needs longer does not keep the daemon from starting."""
+
+TPM_PATIENCE: Final = 10.0
+"""Seconds to read or extend a register, and to wait for another process that holds the TPM."""
+
+HCL_MAX: Final = 16 * KIB
+"""Azure's report in the vTPM; current images have 2600 bytes."""
+
+HCL_WAIT: Final = 15.0
+"""Seconds until Azure's report must carry new user data; the paravisor renews it every 2 s at most."""
+
+IMDS_REQUEST: Final = 5.0
+"""One question to Azure's metadata service, which is on the same host."""
+
+IMDS_MAX_ANSWER: Final = 256 * KIB
+"""Its answer: three certificates, or a quote."""
+
+VTPM_EVIDENCE_MAX: Final = 256 * KIB
+"""Evidence of a vTPM as JSON; the oldest form, numbers in decimal, has 36 KiB."""
+
+TSM_MAX_BLOB: Final = 1 * MIB
+"""A report or certificate table of configfs-tsm. Quotes have 5 to 128 KiB; the kernel's limit is 16 MiB."""
+
+SNP_MAX_CERTS: Final = 16 * KIB
+"""The host's certificate table for an SNP report: the driver's own limit (SEV_FW_BLOB_MAX_SIZE)."""
+
+QGS_MAX_ANSWER: Final = 256 * KIB
+"""A quote generation service's answer; QEMU's buffer for it has 128 KiB."""
+
 # --- time, in seconds ------------------------------------------------------------------------------
 RPC_DEADLINE: Final = 50.0
 """What kata-agent, image-rs and api-server-rest wait. Used when a caller names no deadline."""
@@ -212,6 +281,9 @@ KMS_REQUEST: Final = 10.0
 
 EVIDENCE_DEADLINE: Final = 30.0
 """Evidence of all devices; eight GPUs take several seconds."""
+
+DEVICES_SHARE: Final = 0.5
+"""Share of the time for evidence that devices may use: one that hangs leaves the rest to the CPU."""
 
 TOKEN_MARGIN: Final = 30.0
 """A token is renewed this long before it expires: the broker's clock and the way there."""
@@ -264,6 +336,9 @@ REST_LINGER: Final = 1.0
 TTRPC_BACKSTOP: Final = 2.0
 """Seconds after the caller's timeout until the server cancels the work by itself. Handlers keep a deadline of
 their own and say which phase used the time; a loop that was held up must not take that from them."""
+
+BIND_DEADLINE: Final = 30.0
+"""Seconds to bind init-data at start: one report or a few TPM commands; kata-agent waits for the socket."""
 
 EXTEND_DEADLINE: Final = 10.0
 """Seconds for a measurement, as upstream's hub waits (kata_integration.md 2.1)."""

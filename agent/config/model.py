@@ -144,7 +144,7 @@ class Attester:
         refresh_while_used: seconds after its last use the token is still renewed in the background; 0: never.
         init_pcr: register for runtime measurements when the caller names none; 0 to 23.
         enable_eventlog: aa.toml ``eventlog_config.enable_eventlog``; without it, measurements are refused.
-        eventlog_dir: folder of the runtime event log and its write-ahead record.
+        eventlog_dir: folder of the runtime event log and its write-ahead record, on a tmpfs.
         sysroot: prefix of /sys, /dev and /proc; "/" outside of tests.
         expected_devices: wire strings of devices that must give evidence, e.g. ``nvidia``, or
             ``nvidia:8`` for a count. Others that fail are left out with a warning (SR-21, SR-28).

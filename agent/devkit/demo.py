@@ -273,7 +273,7 @@ async def demo() -> None:
             print(
                 f"\nKBS counters: auth {counters['auth']}, attest {counters['attest']}, "
                 f"resource {counters['resource']}: one attestation in all.\n"
-                "Stopped; nothing is left running. Next: .venv/bin/coco-agent dev."
+                "Stopped; nothing is left running. Next: .venv/bin/coco-agent dev, or dev --tee snp."
             )
         finally:
             await kbs.stop()

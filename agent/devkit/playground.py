@@ -1,10 +1,10 @@
-"""Development KBS and agent in one process, on loopback, with sample evidence."""
+"""Development KBS and agent in one process, on loopback, with sample evidence or in a simulated guest."""
 
 from __future__ import annotations
 
 import tempfile
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,12 @@ from agent.config.model import (
 )
 from agent.daemon import Daemon
 from agent.devkit.kbs import DevKbs
+from agent.devkit.kbs import Settings as KbsSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agent.devkit.guests import SimulatedGuest
     from agent.tee.base import EvidenceSource
 
 
@@ -61,6 +63,8 @@ async def playground(
     cache: Cache | None = None,
     kms: Kms | None = None,
     grpc: str = "",
+    guest: SimulatedGuest | None = None,
+    init_data: str | None = None,
 ) -> AsyncIterator[Playground]:
     """Start both, yield them, stop both. Sockets live in a private temporary folder.
 
@@ -73,13 +77,19 @@ async def playground(
         cache: resource cache; keeps nothing but refusals by default.
         kms: key management services; none that needs an address or credentials by default.
         grpc: address of the gRPC key provider, such as ``127.0.0.1:0``; none by default.
+        guest: a simulated TEE; its attester runs as in a real guest, and the KBS believes its throw-away
+            roots. Without one, sample evidence.
+        init_data: TOML text the guest was bound to; sent with every attestation.
     """
     with tempfile.TemporaryDirectory(prefix="coco-dev-") as folder:
         real = Path(folder).resolve()
-        async with DevKbs(port=kbs_port) as kbs:
+        # T-DEV-13: throw-away roots are believed by this broker alone, and only while it serves their guest.
+        believed = KbsSettings() if guest is None else KbsSettings(roots=guest.roots)
+        async with DevKbs(believed, port=kbs_port) as kbs:
             broker = Kbs(url=kbs.url)
+            own = Attester(allow_sample=True) if guest is None else guest.settings
             config = Config(
-                attester=Attester(socket=f"unix://{real}/aa.sock", kbs=broker, allow_sample=True),
+                attester=replace(own, socket=f"unix://{real}/aa.sock", kbs=broker),
                 hub=Hub(
                     socket=f"unix://{real}/cdh.sock",
                     kbc="cc_kbc",
@@ -92,7 +102,7 @@ async def playground(
                 gateway=Gateway(bind=f"127.0.0.1:{port}", features=features),
                 control=Control(f"unix://{real}/control.sock"),
             )
-            daemon = Daemon(config, evidence=evidence)
+            daemon = Daemon(config, evidence=evidence, init_data=init_data)
             await daemon.start()
             try:
                 yield Playground(

@@ -62,6 +62,7 @@ class Metrics:
         self._released = self._counter("kbs_resource_releases", "Resources the broker released.")
         self._denied = self._counter("kbs_resource_denials", "Resources not released.", "reason")
         self._requests = self._counter("requests", "Requests by API.", "api", "verb", "result")
+        self._devices = self._counter("device_evidence", "Evidence of devices.", "tee", "result")
         self._cache = self._counter("resource_cache_requests", "Resource cache look-ups.", "result")
         # labels() validates and locks each time; all values come from closed sets, so these stay small.
         self._by_request: dict[tuple[str, str, str], Counter] = {}
@@ -124,6 +125,10 @@ class Metrics:
         if counter is None:
             counter = self._by_request[api, verb, result] = self._requests.labels(api, verb, result)
         counter.inc()
+
+    def device(self, tee: str, result: str) -> None:
+        """What one device answered: its family's wire string; ``ok`` or a code."""
+        self._devices.labels(tee, result).inc()
 
     def cache(self, result: str) -> None:
         """One resource cache look-up.

@@ -149,10 +149,13 @@ class ExtendRuntimeMeasurementRequest(_message.Message):
     OPERATION_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     REGISTERINDEX_FIELD_NUMBER: _builtins.int
+    ONCE_FIELD_NUMBER: _builtins.int
     Domain: _builtins.str
     Operation: _builtins.str
     Content: _builtins.str
     RegisterIndex: _builtins.int
+    Once: _builtins.bool
+    """Ours, ignored by others: an event that the log has for this register already is not measured again."""
     def __init__(
         self,
         *,
@@ -160,10 +163,11 @@ class ExtendRuntimeMeasurementRequest(_message.Message):
         Operation: _builtins.str = ...,
         Content: _builtins.str = ...,
         RegisterIndex: _builtins.int | None = ...,
+        Once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["RegisterIndex", b"RegisterIndex", "_RegisterIndex", b"_RegisterIndex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["Content", b"Content", "Domain", b"Domain", "Operation", b"Operation", "RegisterIndex", b"RegisterIndex", "_RegisterIndex", b"_RegisterIndex"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["Content", b"Content", "Domain", b"Domain", "Once", b"Once", "Operation", b"Operation", "RegisterIndex", b"RegisterIndex", "_RegisterIndex", b"_RegisterIndex"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__RegisterIndex: _TypeAlias = _typing.Literal["RegisterIndex"]  # noqa: Y015
     _WhichOneofArgType__RegisterIndex: _TypeAlias = _typing.Literal["_RegisterIndex", b"_RegisterIndex"]  # noqa: Y015

@@ -212,9 +212,19 @@ class Front:
         )
 
     async def extend(
-        self, call: Call, domain: str, operation: str, content: str, register: int | None
+        self,
+        call: Call,
+        domain: str,
+        operation: str,
+        content: str,
+        register: int | None,
+        *,
+        once: bool = False,
     ) -> MeasurementResult:
-        """Extend a runtime measurement; the three strings share ``limits.REST_MAX_BODY`` bytes."""
+        """Extend a runtime measurement; the three strings share ``limits.REST_MAX_BODY`` bytes.
+
+        With ``once``, an event that the log has already is not measured again.
+        """
 
         async def work() -> MeasurementResult:
             total = _octets(domain) + _octets(operation) + _octets(content)
@@ -222,7 +232,7 @@ class Front:
             attester = self._need_attester()
             result = MeasurementResult.OK  # as far as anybody knows when it fails: it may have been too late
             try:
-                result = await attester.extend(domain, operation, content, register, call.deadline)
+                result = await attester.extend(domain, operation, content, register, call.deadline, once=once)
                 return result
             finally:
                 if self._changed is not None and result is MeasurementResult.OK:

@@ -8,15 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from agent.errors import AgentError, ErrorCode
+from agent.tee.devices import Collected
 from agent.tee.threaded import OneAtATime
-from agent.tee.worker import collect_in_process
+from agent.tee.worker import collect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.clock import Deadline
     from agent.config.model import Attester as Settings
-    from agent.tee.base import Binds, Measures
+    from agent.tee.base import Binds, Collects, Measures
 
 T = TypeVar("T")
 
@@ -35,9 +36,12 @@ MODULES: Final = {
 }
 """Wire string to the module that satisfies ``agent.tee.base.Collects`` (and Binds, Measures where it can)."""
 
+IN_PROCESS: Final = frozenset({"sgx"})
+"""Asked in a thread: below a LibOS another process is another enclave, and its files do not hang."""
+
 
 class DeviceAttester:
-    """One TEE or device family. Satisfies ``agent.tee.base.Attester``.
+    """One TEE or device family. Satisfies ``agent.tee.base.Attester`` and ``agent.tee.devices.Family``.
 
     Whatever is asked of it is asked one at a time: registers do not move between quote and report, and a
     driver with one sequence counter is not raced.
@@ -59,8 +63,17 @@ class DeviceAttester:
         Raises:
             AgentError: as the TEE's module; EVIDENCE_TIMEOUT; EVIDENCE_FAILED when the process died.
         """
+        return (await self.collect_devices(report_data, deadline)).evidence
+
+    async def collect_devices(self, report_data: bytes, deadline: Deadline) -> Collected:
+        """As :meth:`collect`, with what each device of a family answered."""
+        if self.tee in IN_PROCESS:
+            module = cast("Collects", self._loaded())
+            work = partial(module.collect, self._settings, report_data, deadline)
+            return Collected(await self.ask(work, deadline))
         async with self._turn:
-            return await collect_in_process(self._module, self._settings, report_data, deadline)
+            await self._thread.idle()  # a caller that left early leaves its work behind
+            return await collect(self._module, self._settings, report_data, deadline, tee=self.tee)
 
     async def bind_init_data(self, digest: bytes, deadline: Deadline) -> None:
         """See ``agent.tee.base.Binds``.

@@ -1,7 +1,7 @@
 """Which TEE this guest runs in, and how we know (attesters.md section 1).
 
-Detection reads files and looks whether paths exist; it opens no device for writing and talks to no TPM. Every
-probe is made and leaves its result and reason, not only the winner's.
+Detection reads files, looks whether paths exist, and asks a TPM, if there is one, what it holds; nothing is
+changed. Every probe is made and leaves its result and reason, not only the winner's.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agent.config.model import Attester
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from agent.tee.tpm2.probe import Seen
 
 ORDER: Final = ("tdx", "sgx", "az-tdx-vtpm", "az-snp-vtpm", "snp", "csv", "cca", "se", "tpm", "sample")
 """Primary TEEs; the first one found is it (attesters.md 1.1)."""
@@ -25,7 +29,9 @@ DEVICES: Final = ("nvidia", "sampledevice", "hygondcu", "tpm", "nvidiadpu")
 
 _TSM_REPORTS: Final = "sys/kernel/config/tsm/report"
 _AZURE_ASSET_TAG: Final = b"7783-7084-3265-9085-8269-3286-77"
-_NEEDS_TPM: Final = "not probed: needs TPM access, comes with its attester"
+_NO_DEVICE_BESIDE: Final = frozenset({"tdx", "az-tdx-vtpm", "az-snp-vtpm", "tpm"})
+"""Primary TEEs beside which a TPM is no device: their own, or the host's (attesters.md 1.3)."""
+
 _READ_LIMIT: Final = 256
 
 
@@ -62,20 +68,23 @@ class Detection:
     possible: tuple[str, ...] = ()
 
 
-def detect(sysroot: str, environ: Mapping[str, str], machine: str) -> Detection:
+def detect(
+    sysroot: str, environ: Mapping[str, str], machine: str, settings: Attester | None = None
+) -> Detection:
     """Find the primary TEE and the devices.
 
     Args:
         sysroot: prefix of ``/sys``, ``/dev`` and ``/proc``; ``/`` outside of tests.
         environ: the process environment. ``OCCLUM`` selects sgx, as upstream; nothing in it selects a sample.
         machine: ``uname -m``, e.g. ``x86_64``.
+        settings: which TPM and which key to ask for, and whether a TPM is expected as a device.
     """
-    look = _Look(Path(sysroot), environ, machine)
+    look = _Look(Path(sysroot), environ, machine, replace(settings or Attester(), sysroot=sysroot))
     probes: dict[str, Callable[[_Look], tuple[bool, str]]] = {
         "tdx": _tdx,
         "sgx": _sgx,
-        "az-tdx-vtpm": _azure,
-        "az-snp-vtpm": _azure,
+        "az-tdx-vtpm": partial(_azure, report_type=4),
+        "az-snp-vtpm": partial(_azure, report_type=2),
         "snp": _snp,
         "csv": _csv,
         "cca": _cca,
@@ -91,23 +100,27 @@ def detect(sysroot: str, environ: Mapping[str, str], machine: str) -> Detection:
         "nvidiadpu": _nvidia_dpu,
     }
     primary = [Probe(tee, *probes[tee](look)) for tee in ORDER]
-    additional = [Probe(tee, *devices[tee](look)) for tee in DEVICES]
     tee = next((probe.tee for probe in primary if probe.found), None)
+    look.primary = tee
+    additional = [Probe(tee, *devices[tee](look)) for tee in DEVICES]
     return Detection(
         trail=(*primary, *additional),
         tee=tee,
         devices=tuple(probe.tee for probe in additional if probe.found),
-        possible=("az-tdx-vtpm", "az-snp-vtpm") if tee is None and look.azure and look.tpm else (),
+        # T-TEE-34: a TPM that cannot be read on Azure may be a TEE's; only its answer says that it is not.
+        possible=("az-tdx-vtpm", "az-snp-vtpm") if tee is None and look.unread_on_azure else (),
     )
 
 
 class _Look:
     """Reads of one sysroot; what several probes need is read once."""
 
-    def __init__(self, root: Path, environ: Mapping[str, str], machine: str) -> None:
+    def __init__(self, root: Path, environ: Mapping[str, str], machine: str, settings: Attester) -> None:
         self.root = root
         self.environ = environ
         self.machine = machine
+        self.settings = settings
+        self.primary: str | None = None
 
     def there(self, path: str) -> bool:
         """Whether a path exists; one that cannot be looked at counts as absent."""
@@ -164,7 +177,23 @@ class _Look:
     @cached_property
     def tpm(self) -> str | None:
         """Path of the TPM device, or None."""
-        return next((f"/{path}" for path in ("dev/tpmrm0", "dev/tpm0") if self.there(path)), None)
+        named = self.settings.tpm_device.lstrip("/")
+        paths = (named,) if named else ("dev/tpmrm0", "dev/tpm0")
+        return next((f"/{path}" for path in paths if self.there(path)), None)
+
+    @cached_property
+    def seen(self) -> Seen | None:
+        """What the TPM says, or None without one."""
+        if self.tpm is None:
+            return None
+        from agent.tee.tpm2.probe import look  # noqa: PLC0415 - only guests with a TPM
+
+        return look(self.settings)
+
+    @property
+    def unread_on_azure(self) -> bool:
+        """Whether this is an Azure guest with a TPM that could not be asked for the report."""
+        return self.azure and self.seen is not None and not self.seen.answered
 
     @cached_property
     def azure(self) -> bool:
@@ -213,10 +242,11 @@ def _sgx(look: _Look) -> tuple[bool, str]:
     return seen == b"dcap", f"/{path} is {_shown(seen)}"
 
 
-def _azure(look: _Look) -> tuple[bool, str]:
-    if look.azure:
-        return False, f"{_NEEDS_TPM}; DMI says Azure, {look.tpm or 'but there is no TPM device'}"
-    return False, _NEEDS_TPM
+def _azure(look: _Look, report_type: int) -> tuple[bool, str]:
+    if look.seen is None:
+        return False, "DMI says Azure, but there is no TPM" if look.azure else "no TPM device"
+    asked = "" if look.seen.answered or not look.azure else "; DMI says Azure: it may be this"
+    return look.seen.report_type == report_type, f"{look.tpm}: {look.seen.report}{asked}"
 
 
 def _snp(look: _Look) -> tuple[bool, str]:
@@ -246,7 +276,9 @@ def _se(look: _Look) -> tuple[bool, str]:
 
 
 def _tpm(look: _Look) -> tuple[bool, str]:
-    return False, f"{look.tpm}: {_NEEDS_TPM}" if look.tpm else "no TPM device"
+    if look.seen is None:
+        return False, "no TPM device"
+    return look.seen.has_key, f"{look.tpm}: {look.seen.key}"
 
 
 def _sample(look: _Look) -> tuple[bool, str]:
@@ -258,8 +290,12 @@ def _sample(look: _Look) -> tuple[bool, str]:
 def _nvidia(look: _Look) -> tuple[bool, str]:
     if look.machine != "x86_64":
         return False, "only on x86_64"
-    driver = "the driver is there" if look.there("dev/nvidiactl") else "no /dev/nvidiactl"
-    return False, f"not probed: needs NVIDIA's attestation SDK, comes with its attester; {driver}"
+    driver, text = _exists(look, "dev/nvidiactl")
+    if not driver:
+        return False, text
+    # Nodes only: loading NVML belongs into a process that can be killed (attesters.md 1.3).
+    count = sum(name.removeprefix("nvidia").isdecimal() for name in look.names("dev"))
+    return count > 0, f"{text}; {count} GPUs in /dev; asked when there is a report to make"
 
 
 def _sample_device(look: _Look) -> tuple[bool, str]:
@@ -283,7 +319,12 @@ def _hygon_dcu(look: _Look) -> tuple[bool, str]:
 
 def _tpm_device(look: _Look) -> tuple[bool, str]:
     found, reason = _tpm(look)
-    return found, f"as a device beside another TEE: {reason}"
+    if look.primary in _NO_DEVICE_BESIDE:
+        return False, f"never beside {look.primary}; {reason}"
+    # Upstream's usual builds never report it, and a broker need not know it: only who expects it gets it.
+    if not any(name.partition(":")[0] == "tpm" for name in look.settings.expected_devices):
+        return False, f"not in attester.expected_devices; {reason}"
+    return found, reason
 
 
 def _nvidia_dpu(look: _Look) -> tuple[bool, str]:

@@ -40,6 +40,11 @@ class OneAtATime:
             threading.Thread(target=job.run, name="evidence", daemon=True).start()
         return await asyncio.shield(job.result)
 
+    async def idle(self) -> None:
+        """Wait until nothing that was asked for is still going on, also what nobody waits for any more."""
+        while self._last is not None and not self._last.done():
+            await asyncio.shield(self._last)
+
 
 class _Job(Generic[T]):
     def __init__(self, work: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:

@@ -463,7 +463,9 @@ class TestRemote:
         assert await attester.additional_tees(soon()) == ("sampledevice",)
         assert await attester.extend("d", "o", "c", 0, soon()) is MeasurementResult.NOT_ENABLED
         await attester.bind_init_data(b"digest", soon())
+        await attester.extend("d", "o", "c", None, soon(), once=True)
         assert ("extend", "d", "o", "c", 0) in role.asked
+        assert ("extend", "d", "o", "c", None, "once") in role.asked
         await attester.close()
 
     async def test_an_error_keeps_its_code_and_loses_its_detail(self, address: str, role: Role) -> None:

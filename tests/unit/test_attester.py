@@ -16,7 +16,6 @@ from agent.kbs.token import KbsToken, decode_token
 from agent.roles import AttesterRole, MeasurementResult
 from agent.secret import Secret
 from agent.tee.evidence_source import GuestEvidence
-from agent.tee.unsupported import UnsupportedAttester
 
 CLOCK: Clock = FakeClock()
 DEADLINE = Deadline.after(CLOCK, 60)
@@ -81,7 +80,8 @@ async def test_a_guest_without_a_tee_says_so_everywhere() -> None:
 
 
 async def test_a_tee_without_an_attester_is_named_to_the_operator() -> None:
-    attester = LocalAttester(GuestEvidence(UnsupportedAttester("snp"), (), None), None)
+    missing = AgentError(ErrorCode.TEE_NOT_SUPPORTED, "snp: there is no attester for it")
+    attester = LocalAttester(GuestEvidence(None, (), missing), None)
     for asked in (attester.tee_type(DEADLINE), attester.evidence(b"x", DEADLINE)):
         with pytest.raises(AgentError) as caught:
             await asked

@@ -14,6 +14,7 @@ HEIGHT = {
     "cli": 90,
     "devkit": 80,
     "daemon": 70,
+    "doctor": 65,
     "serve": 60,
     "attester": 50,
     "hub": 50,

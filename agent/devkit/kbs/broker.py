@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent.devkit.kbs import answers, faults, jwe, tokens, verifier, wire
+from agent.devkit.kbs import answers, faults, jwe, tokens, verifiers, wire
 from agent.devkit.kbs.answers import Answer, Call, ProblemError
 from agent.devkit.kbs.counters import Counters
 from agent.devkit.kbs.policy import Policy
 from agent.devkit.kbs.repository import RESOURCE, Repository
 from agent.devkit.kbs.sessions import Sessions, new_nonce
+from agent.tee.evidence.verdict import VENDOR, Roots
 
 if TYPE_CHECKING:
     from agent.clock import Clock
@@ -47,6 +48,8 @@ class Settings:
             bearer tokens of signers it was told to trust.
         selected_hash: announce this hash in challenges to clients that list it, and refuse others; empty
             for Trustee's own way, which is to say nothing and use sha384.
+        roots: where chains of hardware evidence have to end. The vendors' by default; roots of the devkit's
+            own simulators are believed only by a broker that was given them.
     """
 
     trustee_default_policy: bool = False
@@ -55,6 +58,7 @@ class Settings:
     admin: bool = True
     attestation: bool = True
     selected_hash: str = ""
+    roots: Roots = VENDOR
 
 
 class _Challenge(msgspec.Struct, frozen=True, rename="kebab"):
@@ -186,14 +190,16 @@ class Broker:
                 raise answers.attest_problem("nonce is not the session's")
             self.counters.add("verified")
             try:
-                appraisals = verifier.verify(session.tee, attestation, session.hash_name)
+                appraisals = verifiers.verify(
+                    session.tee, attestation, session.hash_name, self._settings.roots
+                )
             except wire.MalformedError as error:
                 raise answers.attest_problem(str(error)) from error
             session.token = self._issue(appraisals, fault)
         self.counters.add("attest_ok")
         return Answer(200, msgspec.json.encode(_Token(session.token)), answers.JSON, session.set_cookie())
 
-    def _issue(self, appraisals: list[verifier.Appraisal], fault: Fault | None) -> str:
+    def _issue(self, appraisals: list[verifiers.Appraisal], fault: Fault | None) -> str:
         life, padding = self._settings.token_life, 0
         if fault is not None and fault.kind is faults.Kind.EXPIRED_TOKEN:
             life = faults.expired_life(fault)

@@ -17,6 +17,7 @@ from agent.devkit.kbs.faults import Fault, Faults, Kind
 from agent.devkit.kbs.sessions import COOKIE
 from agent.errors import AgentError, ErrorCode
 from agent.http import web
+from agent.tee.evidence.verdict import VENDOR
 
 if TYPE_CHECKING:
     import ssl
@@ -36,8 +37,8 @@ HEAD_LIMIT: Final = 128 * 1024
 
 STOP_GRACE: Final = 0.2
 WARNING: Final = (
-    "DEVELOPMENT KEY BROKER on %s: for development and tests only. It accepts sample evidence, which "
-    "proves nothing; with %s, and no secret put into it is protected."
+    "DEVELOPMENT KEY BROKER, for development and tests only. It accepts sample evidence, which proves "
+    "nothing, judges the rest by %s and %s, and protects no secret put into it."
 )
 
 
@@ -232,7 +233,8 @@ class DevKbs:
         shown = f"[{address}]" if ":" in address else address
         self._url = f"{'https' if secure else 'http'}://{shown}:{bound}"
         policy = "Trustee's default policy" if self._settings.trustee_default_policy else "no policy"
-        log.warning(WARNING, self._url, policy)
+        roots = "the vendors' roots" if self._settings.roots is VENDOR else "ROOTS OF ITS OWN CHOICE"
+        log.warning(WARNING, policy, roots, extra={"address": self._url})
 
     async def _listen(
         self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None

@@ -17,7 +17,7 @@ from agent.devkit.kbs.answers import token_refused
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from agent.devkit.kbs.verifier import Appraisal
+    from agent.devkit.kbs.verifiers import Appraisal
 
 LEEWAY: Final = 60.0
 """Seconds a token is still accepted after its ``exp``."""
@@ -122,8 +122,10 @@ def _submod(appraisal: Appraisal) -> dict[str, object]:
         "report_data": appraisal.report_data,
         "runtime_data_claims": appraisal.runtime,
     }
-    if appraisal.init_claims is not None:
-        evidence |= {"init_data": appraisal.init_digest, "init_data_claims": appraisal.init_claims}
+    if appraisal.init_data:
+        evidence["init_data"] = appraisal.init_data
+        if appraisal.init_claims is not None:
+            evidence["init_data_claims"] = appraisal.init_claims
     return {
         "ear.status": "contraindicated",
         "ear.trustworthiness-vector": _VECTOR,

@@ -69,6 +69,7 @@ class _AaelEvent(msgspec.Struct, frozen=True):
     domain: str
     operation: str
     content: str
+    once: bool = False
 
 
 _AAEL_DECODER: Final = msgspec.json.Decoder(_AaelEvent)
@@ -215,7 +216,9 @@ class App:
 
     async def _extend(self, work: _Work) -> Answer:
         event = _aael_event(await _body(work, limits.REST_MAX_BODY))
-        result = await self._front.extend(work.call, event.domain, event.operation, event.content, None)
+        result = await self._front.extend(
+            work.call, event.domain, event.operation, event.content, None, once=event.once
+        )
         return answers.extended(result)
 
     async def _resource(self, work: _Work) -> Answer:

@@ -199,11 +199,21 @@ class RemoteAttester(Remote):
         return tuple(answer.additional_tees)
 
     async def extend(
-        self, domain: str, operation: str, content: str, register: int | None, deadline: Deadline
+        self,
+        domain: str,
+        operation: str,
+        content: str,
+        register: int | None,
+        deadline: Deadline,
+        *,
+        once: bool = False,
     ) -> MeasurementResult:
-        """See ``agent.roles.AttesterRole``. Never sent twice: a register cannot be taken back."""
+        """See ``agent.roles.AttesterRole``. Never sent twice: a register cannot be taken back.
+
+        A Rust attestation agent does not know ``once`` and measures again.
+        """
         request = aa.ExtendRuntimeMeasurementRequest(
-            Domain=domain, Operation=operation, Content=content, RegisterIndex=register
+            Domain=domain, Operation=operation, Content=content, RegisterIndex=register, Once=once
         )
         answer = await self._ask(
             AA_SERVICE,

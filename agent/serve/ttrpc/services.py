@@ -239,7 +239,9 @@ class _Attester:
 
     async def extend(self, call: Call, request: aa.ExtendRuntimeMeasurementRequest) -> Message:
         register = request.RegisterIndex if request.HasField("RegisterIndex") else None
-        result = await self._front.extend(call, request.Domain, request.Operation, request.Content, register)
+        result = await self._front.extend(
+            call, request.Domain, request.Operation, request.Content, register, once=request.Once
+        )
         return aa.ExtendRuntimeMeasurementResponse(Result=aa.RuntimeMeasurementResult.Value(result.name))
 
     async def bind(self, call: Call, request: aa.BindInitDataRequest) -> Message:

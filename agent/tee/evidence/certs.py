@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.utils import CryptographyDeprecationWarning
 
 from agent.tee.evidence.reader import malformed
 
@@ -23,6 +22,9 @@ MAX_CHAIN: Final = 16
 """Certificates of one PEM chain; NVIDIA's has five."""
 
 
+_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+
+
 def load_der(data: bytes) -> x509.Certificate:
     """One certificate.
 
@@ -33,11 +35,11 @@ def load_der(data: bytes) -> x509.Certificate:
         raise malformed("certificate", f"{len(data)} bytes")
     try:
         with warnings.catch_warnings():
-            # AMD's certificates have the serial number 0 (attesters.md 20, row 22).
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            # AMD's certificates have the serial number 0 (attesters.md 20, row 22); names can be too long.
+            warnings.simplefilter("ignore")
             certificate = x509.load_der_x509_certificate(data)
-            certificate.public_key()  # parsed lazily: one that cannot be used is found here
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+            _parse(certificate)
+    except _UNREADABLE:
         raise malformed("certificate", "not an X.509 certificate in DER") from None
     return certificate
 
@@ -52,15 +54,21 @@ def load_pem_chain(data: bytes) -> tuple[x509.Certificate, ...]:
         raise malformed("certificate chain", f"{len(data)} bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            warnings.simplefilter("ignore")
             found = x509.load_pem_x509_certificates(data.rstrip(b"\0"))
             for certificate in found:
-                certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+                _parse(certificate)
+    except _UNREADABLE:
         raise malformed("certificate chain", "not X.509 certificates in PEM") from None
     if len(found) > MAX_CHAIN:
         raise malformed("certificate chain", f"{len(found)} certificates")
     return tuple(found)
+
+
+def _parse(certificate: x509.Certificate) -> None:
+    """Key and names are parsed lazily; what cannot be used is found here and not in the middle of a check."""
+    certificate.public_key()
+    _ = certificate.subject, certificate.issuer
 
 
 def der(certificate: x509.Certificate) -> bytes:
@@ -76,8 +84,18 @@ def key_pin(certificate: x509.Certificate) -> bytes:
 
 def name(certificate: x509.Certificate) -> str:
     """The subject's common name, for people."""
-    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    return str(names[0].value)[:64] if names else "unnamed"
+    return _common(certificate.subject)
+
+
+def issuer_name(certificate: x509.Certificate) -> str:
+    """The issuer's common name, for people."""
+    return _common(certificate.issuer)
+
+
+def _common(subject: x509.Name) -> str:
+    names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    # T-TEE-14: whoever made the evidence chose the name; it reaches logs and terminals.
+    return ascii(str(names[0].value)[:64])[1:-1] if names else "unnamed"
 
 
 def issued(issuer: x509.Certificate, child: x509.Certificate) -> bool:
@@ -89,11 +107,36 @@ def issued(issuer: x509.Certificate, child: x509.Certificate) -> bool:
     return True
 
 
+def extensions(certificate: x509.Certificate) -> x509.Extensions | None:
+    """The extensions; None when they cannot be read, or one is there twice."""
+    try:
+        return certificate.extensions
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return None
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether the certificate may sign others: by its basic constraints, or without them by its key usage."""
+    # T-TEE-19: the key of an end certificate must not extend the chain below it.
+    found = extensions(certificate)
+    if found is None:
+        return False
+    try:
+        return found.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        pass
+    try:
+        return found.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        return False
+
+
 def path(
     leaf: x509.Certificate, others: Sequence[x509.Certificate], roots: frozenset[bytes]
 ) -> tuple[x509.Certificate, ...] | None:
     """A chain from ``leaf`` to a certificate with a key of ``roots``; leaf first, None if there is none.
 
+    Every issuer in it is an authority. The root's signature by itself is not looked at: its key is pinned.
     Validity dates are not looked at: evidence is judged by signature and by the verifier's policy, as Trustee
     does (attesters.md 21.2).
 
@@ -102,12 +145,17 @@ def path(
         others: certificates that may lie between, in any order.
         roots: SHA-256 of SubjectPublicKeyInfo.
     """
-    chain, left = [leaf], list(others)
-    while key_pin(chain[-1]) not in roots:
-        issuer = next((each for each in left if issued(each, chain[-1])), None)
-        if issuer is None:
-            return None
-        left.remove(issuer)
-        chain.append(issuer)
-    # T-TEE-10: a pinned key proves a certificate only if it also signed it.
-    return tuple(chain) if len(chain) > 1 else None
+    # Two certificates can have one key and name: the way to a root may lead through the second.
+    ways: list[tuple[x509.Certificate, ...]] = [(leaf,)]
+    seen = {der(leaf)}
+    while ways:
+        way = ways.pop()
+        # T-TEE-10: a pinned key proves a certificate only if it also signed it.
+        if len(way) > 1 and key_pin(way[-1]) in roots:
+            return way
+        # T-TEE-19: whoever holds an end certificate's key must not extend the chain by one of his own.
+        for each in reversed(others):
+            if der(each) not in seen and issued(each, way[-1]) and is_authority(each):
+                seen.add(der(each))
+                ways.append((*way, each))
+    return None

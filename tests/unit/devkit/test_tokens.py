@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.devkit.kbs import tokens, verifier, wire
+from agent.devkit.kbs import tokens, verifiers, wire
 from agent.devkit.kbs.answers import ProblemError
 
 from .guest import Guest, claims_of
@@ -17,9 +17,9 @@ TRUSTED = {SIGNER.jwk}
 INIT = {"format": "toml", "body": 'algorithm = "sha256"\nversion = "0.1.0"\n[data]\nrole = "web"\n'}
 
 
-def appraisals(guest: Guest, *, device: bool = False) -> list[verifier.Appraisal]:
+def appraisals(guest: Guest, *, device: bool = False) -> list[verifiers.Appraisal]:
     body = guest.attestation("nonce", device=device, init_data=INIT)
-    return verifier.verify("sample", wire.decode(json.dumps(body).encode(), wire.Attestation), "sha384")
+    return verifiers.verify("sample", wire.decode(json.dumps(body).encode(), wire.Attestation), "sha384")
 
 
 def issued(life: float = 300, padding: int = 0) -> str:

@@ -290,7 +290,7 @@ class Register(LocalAttester):
 
     answer: MeasurementResult | AgentError = MeasurementResult.OK
 
-    async def extend(self, *_: object) -> MeasurementResult:
+    async def extend(self, *_: object, once: bool = False) -> MeasurementResult:
         if isinstance(self.answer, AgentError):
             raise self.answer
         return self.answer

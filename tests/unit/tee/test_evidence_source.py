@@ -12,9 +12,10 @@ from agent.config.model import Attester as Settings
 from agent.devkit.clock import FakeClock
 from agent.devkit.sample import SampleAttester, SampleDevice
 from agent.errors import AgentError, ErrorCode
+from agent.observe.metrics import Metrics
+from agent.tee.devices import Collected, DeviceResult
 from agent.tee.evidence_source import GuestEvidence, select
 from agent.tee.platform import Detection
-from agent.tee.unsupported import UnsupportedAttester
 
 DEADLINE = Deadline.after(FakeClock(), 60)
 # attesters.md 15.3
@@ -62,6 +63,19 @@ class Stuck:
         return b""
 
 
+class TwoOfThree:
+    """A family with one device that fails."""
+
+    tee = "nvidia"
+
+    async def collect(self, report_data: bytes, deadline: Deadline) -> bytes:
+        return (await self.collect_devices(report_data, deadline)).evidence
+
+    async def collect_devices(self, report_data: bytes, deadline: Deadline) -> Collected:
+        lost = DeviceResult("GPU 2", "EVIDENCE_FAILED", "lost")
+        return Collected(b"[1,2]", (DeviceResult("GPU 0"), DeviceResult("GPU 1"), lost))
+
+
 async def refused(source: GuestEvidence) -> AgentError:
     with pytest.raises(AgentError) as caught:
         await source.primary(b"x", DEADLINE)
@@ -95,10 +109,14 @@ async def test_the_sample_device_needs_both_switches() -> None:
 @pytest.mark.parametrize("tee", ["tdx", "sgx", "snp", "csv", "cca", "se", "az-snp-vtpm"])
 async def test_a_real_tee_is_never_replaced_by_a_sample(tee: str) -> None:
     source = select(Detection((), tee, ()), Settings(allow_sample=True, sample_device=True))
-    error = await refused(source)
-    assert error.code is ErrorCode.TEE_NOT_SUPPORTED
-    assert tee in error.detail
+    assert source.tee == tee
     assert source.devices == ()
+
+
+async def test_a_tee_of_a_later_release_is_refused_by_name() -> None:
+    error = await refused(select(Detection((), "later", ()), ALLOWED))
+    assert error.code is ErrorCode.TEE_NOT_SUPPORTED
+    assert "later" in error.detail
 
 
 async def test_a_tee_that_may_be_there_is_not_replaced_either() -> None:
@@ -138,38 +156,87 @@ async def test_the_map_is_compact_and_does_not_depend_on_the_order() -> None:
     assert await GuestEvidence(None, (two, one), None).additional(b"x", DEADLINE) == wanted
 
 
-async def test_one_failing_device_fails_the_call_and_ends_the_others() -> None:
+async def test_a_failing_device_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    broken = Device("hygondcu", fault=AgentError(ErrorCode.DEVICE_BUSY, "hygondcu: ioctl"))
+    source = GuestEvidence(SampleAttester(), (broken, Device("nvidia")), None, metrics=metrics)
+    assert await source.additional(b"x", DEADLINE) == b'{"nvidia":{}}'
+    assert source.devices == ("hygondcu", "nvidia")
+    told = [(vars(record)["device"], vars(record)["code"]) for record in caplog.records]
+    assert told == [("hygondcu", "DEVICE_BUSY")]
+    text = metrics.render().decode()
+    assert 'coco_device_evidence_total{result="DEVICE_BUSY",tee="hygondcu"} 1.0' in text
+    assert 'coco_device_evidence_total{result="ok",tee="nvidia"} 1.0' in text
+
+
+async def test_when_every_device_fails_there_is_none() -> None:
+    broken = Device("nvidia", fault=AgentError(ErrorCode.QUOTE_PATH_MISSING, "no driver"))
+    assert await GuestEvidence(SampleAttester(), (broken,), None).additional(b"x", DEADLINE) == b""
+
+
+async def test_an_expected_device_that_fails_ends_the_call_and_the_others() -> None:
     stuck = Stuck()
     broken = Device("hygondcu", fault=AgentError(ErrorCode.EVIDENCE_FAILED, "hygondcu: ioctl"))
+    source = GuestEvidence(SampleAttester(), (stuck, broken), None, expected={"hygondcu": None})
     with pytest.raises(AgentError) as caught:
-        await GuestEvidence(SampleAttester(), (stuck, broken), None).additional(b"x", DEADLINE)
-    assert caught.value.code is ErrorCode.EVIDENCE_FAILED
+        await source.additional(b"x", DEADLINE)
+    assert caught.value.code is ErrorCode.DEVICE_MISSING
+    assert "hygondcu: ioctl" in caught.value.detail
     assert stuck.cancelled
 
 
-async def test_a_recognised_device_without_an_attester_is_not_left_out() -> None:
-    source = select(Detection((), None, ("hygondcu",)), ALLOWED)
-    assert source.devices == ("hygondcu",)
-    assert source.problem is ErrorCode.TEE_NOT_SUPPORTED
+async def test_an_expected_device_that_is_not_there_is_missing_before_anything_is_asked() -> None:
+    source = select(NOTHING, Settings(allow_sample=True, expected_devices=("nvidia:8",)))
+    assert source.problem is ErrorCode.DEVICE_MISSING
     with pytest.raises(AgentError) as caught:
         await source.additional(b"x", DEADLINE)
-    assert caught.value.code is ErrorCode.TEE_NOT_SUPPORTED
+    assert caught.value.code is ErrorCode.DEVICE_MISSING
+    assert "nvidia" in caught.value.detail
+    assert await source.primary(b"x", DEADLINE)  # the CPU itself can be asked
+
+
+async def test_the_primary_tee_counts_as_there() -> None:
+    source = select(NOTHING, Settings(allow_sample=True, expected_devices=("sample",)))
+    assert source.problem is None
+    assert await source.additional(b"x", DEADLINE) == b""
+
+
+@pytest.mark.parametrize(
+    ("expected", "enough"), [(None, True), (1, True), (2, True), (3, False), (8, False)], ids=str
+)
+async def test_devices_of_a_family_are_counted(expected: int | None, *, enough: bool) -> None:
+    source = GuestEvidence(SampleAttester(), (TwoOfThree(),), None, expected={"nvidia": expected})
+    if enough:
+        assert await source.additional(b"x", DEADLINE) == b'{"nvidia":[1,2]}'
+        return
+    with pytest.raises(AgentError) as caught:
+        await source.additional(b"x", DEADLINE)
+    assert caught.value.code is ErrorCode.DEVICE_MISSING
+    assert f"2 of {expected}" in caught.value.detail
+    assert "GPU 2: lost" in caught.value.detail
+
+
+async def test_an_expected_device_that_answers_nonsense_is_missing() -> None:
+    source = GuestEvidence(SampleAttester(), (Device("nvidia", b"{"),), None, expected={"nvidia": None})
+    with pytest.raises(AgentError) as caught:
+        await source.additional(b"x", DEADLINE)
+    assert caught.value.code is ErrorCode.DEVICE_MISSING
 
 
 @pytest.mark.parametrize("answer", [b"", b"{", b'{}},"snp":{}', b"\xff", b"[" * 100_000, b"NaN"])
-async def test_a_device_cannot_break_out_of_its_place(answer: bytes) -> None:
-    with pytest.raises(AgentError) as caught:
-        await GuestEvidence(None, (Device("nvidia", answer),), None).additional(b"x", DEADLINE)
-    assert caught.value.code is ErrorCode.EVIDENCE_FAILED
-    assert "nvidia" in caught.value.detail
+async def test_a_device_cannot_break_out_of_its_place(
+    answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = Device("hygondcu", b'"fine"')
+    source = GuestEvidence(None, (Device("nvidia", answer), good), None)
+    assert await source.additional(b"x", DEADLINE) == b'{"hygondcu":"fine"}'
+    assert [vars(record)["code"] for record in caplog.records] == ["EVIDENCE_FAILED"]
 
 
-async def test_a_stuck_device_ends_with_the_deadline() -> None:
+async def test_a_stuck_device_ends_with_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
     stuck = Stuck()
-    with pytest.raises(AgentError) as caught:
-        await GuestEvidence(None, (stuck,), None).additional(b"x", Deadline.after(FakeClock(), 0))
-    assert caught.value.code is ErrorCode.EVIDENCE_TIMEOUT
-    assert "nvidia" in caught.value.detail
+    assert await GuestEvidence(None, (stuck,), None).additional(b"x", Deadline.after(FakeClock(), 0)) == b""
+    assert [vars(record)["code"] for record in caplog.records] == ["EVIDENCE_TIMEOUT"]
     assert stuck.cancelled
 
 
@@ -180,6 +247,13 @@ async def test_devices_have_a_limit_of_their_own() -> None:
     assert device.deadline.remaining() == limits.EVIDENCE_DEADLINE
 
 
+async def test_devices_leave_time_for_the_cpu() -> None:
+    device = Device("nvidia")
+    await GuestEvidence(None, (device,), None).additional(b"x", Deadline.after(FakeClock(), 20))
+    assert device.deadline is not None
+    assert device.deadline.remaining() == 20 * limits.DEVICES_SHARE
+
+
 def test_two_devices_of_one_name_are_a_defect() -> None:
     with pytest.raises(ValueError, match="same wire string"):
-        GuestEvidence(None, (Device("nvidia"), UnsupportedAttester("nvidia")), None)
+        GuestEvidence(None, (Device("nvidia"), Device("nvidia")), None)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.config.model import Attester
 from agent.tee.platform import DEVICES, ORDER, Detection, Probe, detect
 
 if TYPE_CHECKING:
@@ -145,9 +147,26 @@ def test_an_azure_guest_with_a_tpm_may_be_a_tee(guest: Guest) -> None:
     assert found.tee is None
     assert found.possible == ("az-tdx-vtpm", "az-snp-vtpm")
     for tee in found.possible:
-        assert "needs TPM access" in probe(found, tee).reason
+        assert "it may be this" in probe(found, tee).reason
     guest.put("dev/tdx_guest")
     assert guest.detect().possible == ()
+
+
+def test_a_configured_tpm_is_the_only_one_asked(guest: Guest) -> None:
+    guest.put("dev/tpmrm0").put(TAG, b"7783-7084-3265-9085-8269-3286-77\n")
+    settings = Attester(tpm_device="/dev/tpm7")
+    found = detect(str(guest.root), {}, "x86_64", settings)
+    assert (found.tee, found.possible) == (None, ())
+    guest.put("dev/tpm7")
+    assert "/dev/tpm7" in probe(detect(str(guest.root), {}, "x86_64", settings), "tpm").reason
+
+
+def test_what_lies_in_a_tpm_s_place_is_not_written_to(guest: Guest) -> None:
+    guest.put("dev/tpm0", b"planted")
+    os.mkfifo(guest.root / "dev/tpmrm0")
+    assert "QUOTE_PATH_MISSING" not in probe(guest.detect(), "tpm").reason
+    assert "/dev/tpmrm0" in probe(guest.detect(), "tpm").reason
+    assert (guest.root / "dev/tpm0").read_bytes() == b"planted"
 
 
 def test_a_tpm_alone_is_no_reason_to_refuse_anything(guest: Guest) -> None:
@@ -163,6 +182,16 @@ def test_a_dcu_needs_its_driver_and_a_node(guest: Guest) -> None:
     guest.folder("sys/devices/virtual/kfd/kfd/topology/nodes/0")
     assert guest.detect().devices == ("hygondcu",)
     assert guest.detect().tee is None
+
+
+def test_gpus_are_found_by_their_nodes(guest: Guest) -> None:
+    guest.put("dev/nvidiactl").put("dev/nvidia-uvm")
+    assert guest.detect().devices == ()
+    guest.put("dev/nvidia0").put("dev/nvidia11")
+    found = guest.detect()
+    assert found.devices == ("nvidia",)
+    assert "2 GPUs" in probe(found, "nvidia", device=True).reason
+    assert guest.detect("aarch64").devices == ()
 
 
 def test_a_dpu_is_seen_and_never_reported(guest: Guest) -> None:

@@ -58,14 +58,26 @@ async def test_a_failure_reaches_the_caller_and_ends_there() -> None:
 
 async def test_a_device_that_hangs_keeps_one_thread_and_not_one_per_try() -> None:
     device, thread = Device(), OneAtATime()
-    before = threading.active_count()
+    before = set(threading.enumerate())  # other tests' threads may end meanwhile, so these are not counted
     for _ in range(5):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(thread.run(device), 0.01)
-    assert threading.active_count() == before + 1
+    assert len(set(threading.enumerate()) - before) == 1
     device.may_end.set()
     assert await thread.run(device) == b"quote"
     assert device.asked == 2
+
+
+async def test_work_that_nobody_waits_for_is_still_going_on() -> None:
+    device, thread = Device(), OneAtATime()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(thread.run(device), 0.01)
+    idle = asyncio.ensure_future(thread.idle())
+    await asyncio.sleep(0)
+    assert not idle.done()
+    device.may_end.set()
+    await idle
+    await thread.idle()
 
 
 def test_a_device_that_hangs_does_not_hold_up_the_end_of_the_daemon() -> None:

@@ -100,9 +100,18 @@ class Roles:
         return self.devices
 
     async def extend(
-        self, domain: str, operation: str, content: str, register: int | None, deadline: Deadline
+        self,
+        domain: str,
+        operation: str,
+        content: str,
+        register: int | None,
+        deadline: Deadline,
+        *,
+        once: bool = False,
     ) -> MeasurementResult:
-        await self._ask(deadline, "extend", domain, operation, content, register)
+        await self._ask(
+            deadline, "extend", domain, operation, content, register, *(("once",) if once else ())
+        )
         return self.measured
 
     async def bind_init_data(self, digest: bytes, deadline: Deadline) -> None:

@@ -119,6 +119,14 @@ async def test_1_3_post_aael() -> None:
     assert made.roles.asked == [("extend", "d", "o", "c", None)]
 
 
+@pytest.mark.parametrize(("once", "asked"), [(b"true", ("once",)), (b"false", ())])
+async def test_post_aael_once(once: bytes, asked: tuple[str, ...]) -> None:
+    made = Gate()
+    body = b'{"domain":"d","operation":"o","content":"c","once":' + once + b"}"
+    assert (await made.ask("POST", "/aa/aael", body=body)).body == b'{"success":"true"}'
+    assert made.roles.asked == [("extend", "d", "o", "c", None, *asked)]
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_1_3_resource(method: str) -> None:
     made = Gate()
@@ -264,6 +272,7 @@ async def test_1_5_aael_results_byte_for_byte(result: MeasurementResult, body: b
         b"null",
         b'{"domain":"CANARY"}',
         b'{"domain":"d","operation":"o","content":1}',
+        b'{"domain":"d","operation":"o","content":"c","once":"yes"}',
         b'{"domain":"d","operation":"o","content":"\xff"}',
         b'{"x":' + b"[" * 60_000,
     ],

@@ -83,9 +83,16 @@ class Role:
         return ("sampledevice",)
 
     async def extend(
-        self, domain: str, operation: str, content: str, register: int | None, deadline: Deadline
+        self,
+        domain: str,
+        operation: str,
+        content: str,
+        register: int | None,
+        deadline: Deadline,
+        *,
+        once: bool = False,
     ) -> MeasurementResult:
-        await self._serve("extend", domain, operation, content, register)
+        await self._serve("extend", domain, operation, content, register, *(("once",) if once else ()))
         return MeasurementResult.NOT_ENABLED
 
     async def bind_init_data(self, digest: bytes, deadline: Deadline) -> None:

@@ -123,6 +123,13 @@ class TestAnswers:
         assert result == aa.RuntimeMeasurementResult.NOT_ENABLED
         assert role.asked == [("extend", "d", "o", "c", register)]
 
+    async def test_extend_once(self) -> None:
+        role = Role()
+        request = aa.ExtendRuntimeMeasurementRequest(Domain="d", Operation="o", Content="c", Once=True)
+        path = "attestation_agent.AttestationAgentService/ExtendRuntimeMeasurement"
+        await ask(role, path, request.SerializeToString())
+        assert role.asked == [("extend", "d", "o", "c", None, "once")]
+
     async def test_bind_init_data(self) -> None:
         role = Role()
         body = aa.BindInitDataRequest(Digest=b"\1" * 32).SerializeToString()

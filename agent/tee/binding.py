@@ -1,0 +1,75 @@
+"""Init-data given at start: held against the hardware before any of it is used."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from typing import TYPE_CHECKING
+
+from agent.config import limits
+from agent.errors import AgentError, ErrorCode
+from agent.files import read_trusted
+from agent.tee.attesters import MODULES, DeviceAttester
+from agent.tee.initdata import parse
+from agent.tee.platform import detect
+
+if TYPE_CHECKING:
+    from agent.clock import Deadline
+    from agent.config.model import Attester
+
+log = logging.getLogger("coco.initdata")
+
+
+async def bind_document(path: str, settings: Attester, deadline: Deadline) -> str:
+    """Read init-data, bind its digest, return its text for the broker.
+
+    Raises:
+        AgentError: FILE_UNSAFE, or as :func:`bind_digest`.
+    """
+    try:
+        content = read_trusted(path, limits.CONFIG_MAX_FILE)
+    except FileNotFoundError:
+        raise AgentError(ErrorCode.CONFIG_INVALID, f"{path}: there is no such file") from None
+    document = parse(content)
+    await bind_digest(document.digest, settings, deadline)
+    return document.text
+
+
+async def bind_digest(digest: bytes, settings: Attester, deadline: Deadline) -> None:
+    """Compare a digest with the hardware's register, or extend a vTPM's PCR 8 by it (attesters.md 16.3).
+
+    A platform without a register for it proves nothing about init-data. That ends the start, unless
+    ``allow_unbound_init_data`` is set; upstream goes on.
+
+    Raises:
+        AgentError: INIT_DATA_MISMATCH, CONFIG_INVALID, NOT_SUPPORTED, TEE_NOT_SUPPORTED, or why the register
+            cannot be read.
+    """
+    if not 32 <= len(digest) <= 64:
+        raise AgentError(ErrorCode.CONFIG_INVALID, f"an init-data digest of {len(digest)} bytes")
+    found = detect(settings.sysroot, os.environ, platform.machine(), settings)
+    if found.tee is None and found.possible:
+        # T-TEE-7: what may be a real TEE is never taken for none.
+        raise AgentError(
+            ErrorCode.TEE_NOT_SUPPORTED,
+            f"init-data cannot be verified: this may be {' or '.join(found.possible)}",
+        )
+    if found.tee in MODULES:
+        try:
+            await DeviceAttester(found.tee, settings).bind_init_data(digest, deadline)
+        except AgentError as error:
+            if error.code is not ErrorCode.NOT_SUPPORTED:
+                raise
+        else:
+            log.info("init-data is bound", extra={"tee": found.tee})
+            return
+    name = found.tee or "this guest without a TEE"
+    if not settings.allow_unbound_init_data:
+        # T-TEE-7: settings that no hardware vouches for are not used.
+        raise AgentError(
+            ErrorCode.NOT_SUPPORTED,
+            f"{name} has no register that init-data can be compared with; "
+            "attester.allow_unbound_init_data = true in agent.toml accepts that",
+        )
+    log.warning("INIT-DATA IS NOT BOUND: nothing vouches for it", extra={"tee": name})

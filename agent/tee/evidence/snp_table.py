@@ -1,0 +1,87 @@
+"""The table of certificates a host hands to its SEV-SNP guests (attesters.md 2.3)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent.tee.evidence.reader import Reader, malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KINDS: Final[Mapping[uuid.UUID, str]] = {
+    uuid.UUID("63da758d-e664-4564-adc5-f4b93be8accd"): "VCEK",
+    uuid.UUID("a8074bc2-a25a-483e-aae6-39c045a0b8a1"): "VLEK",
+    uuid.UUID("4ab7b379-bbac-4fe4-a02f-05aef327c782"): "ASK",
+    uuid.UUID("c0b406a4-a803-4952-9743-3fb6014cd0ae"): "ARK",
+    uuid.UUID("92f81bc3-5811-4d3d-97ff-d19f88dc67ea"): "CRL",
+}
+
+ENTRY_SIZE: Final = 24
+MAX_CERTIFICATES: Final = 32
+"""Entries of a certificate table; hosts send one to five."""
+
+_TABLE: Final = "SNP certificate table"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One entry of the host's table.
+
+    Attributes:
+        kind: ``VCEK``, ``VLEK``, ``ASK``, ``ARK``, ``CRL``, ``Empty``, or the UUID of anything else.
+        data: DER for the first four; whatever the host put there.
+    """
+
+    kind: str
+    data: bytes
+
+
+def parse_certificates(table: bytes) -> tuple[Certificate, ...]:
+    """The host's certificates in the order of the table; none for an empty table.
+
+    Args:
+        table: the buffer of SNP_GET_EXT_REPORT or ``auxblob``; what follows the data is ignored.
+
+    Raises:
+        AgentError: EVIDENCE_MALFORMED: no end, data outside the buffer, inside the table or inside other
+            data, or more than :data:`MAX_CERTIFICATES`.
+    """
+    if not table:
+        return ()
+    entries, end = _entries(table)
+    found: list[Certificate] = []
+    taken: dict[tuple[int, int], bytes] = {}
+    for identity, offset, size in entries:
+        if size == 0:
+            continue
+        if offset < end or offset + size > len(table):
+            raise malformed(
+                _TABLE, f"{size} bytes at offset {offset}; data lie between {end} and {len(table)}"
+            )
+        if (offset, size) not in taken:
+            # T-TEE-11: entries that share bytes in part would make much out of little.
+            if any(offset < at + length and at < offset + size for at, length in taken):
+                raise malformed(_TABLE, f"data at offset {offset} overlap other data")
+            taken[offset, size] = table[offset : offset + size]
+        found.append(Certificate(KINDS.get(identity, str(identity)), taken[offset, size]))
+    return tuple(found)
+
+
+def _entries(table: bytes) -> tuple[list[tuple[uuid.UUID, int, int]], int]:
+    """Entries as UUID, offset and size, and where the table ends."""
+    reader = Reader(table, _TABLE)
+    found: list[tuple[uuid.UUID, int, int]] = []
+    while True:
+        if reader.left < ENTRY_SIZE:
+            raise reader.wrong(f"no end after {len(found)} entries")
+        identity = uuid.UUID(bytes=reader.take(16))
+        offset, size = reader.u32(), reader.u32()
+        if identity.int == 0:
+            return found, reader.at
+        # T-TEE-12: a table of entries and nothing else must not become thousands of certificates.
+        if len(found) == MAX_CERTIFICATES:
+            raise reader.wrong(f"more than {MAX_CERTIFICATES} entries")
+        found.append((identity, offset, size))

@@ -1,0 +1,1 @@
+"""The TPM client, without a TPM."""
