@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import struct
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
@@ -26,7 +27,7 @@ from agent.serve.ttrpc.codec import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from agent.serve.ttrpc.codec import Event, Frame
 
@@ -208,10 +209,9 @@ class _Connection(asyncio.Protocol):
         task.add_done_callback(lambda done: self._done(stream, request, done))
 
     async def _run(self, stream: int, handler: Handler, request: Request) -> None:
-        limit = None if request.timeout is None else request.timeout + limits.TTRPC_BACKSTOP
         context = Context(self._peer, request.timeout, self._uid)
         try:
-            async with asyncio.timeout(limit):
+            async with _backstop(request.timeout):
                 payload = await handler(request.payload, context)
             answer = encode_response(stream, payload)
         except TimeoutError:
@@ -272,3 +272,25 @@ def _credentials(connection: socket.socket) -> tuple[int, int]:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _ = _UCRED.unpack(raw)
     return pid, uid
+
+
+@asynccontextmanager
+async def _backstop(timeout: float | None) -> AsyncIterator[None]:
+    """Cancel the body ``limits.TTRPC_BACKSTOP`` after the loop sees that the caller's time is over.
+
+    Not after a fixed time: a loop that was held up for longer would then cut handlers that were about to say
+    which phase used the time.
+
+    Raises:
+        TimeoutError: the body took longer.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timer:
+        if timeout is None:
+            yield
+            return
+        passed = loop.call_later(timeout, lambda: timer.reschedule(loop.time() + limits.TTRPC_BACKSTOP))
+        try:
+            yield
+        finally:
+            passed.cancel()

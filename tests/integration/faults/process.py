@@ -28,19 +28,27 @@ class Lag:
     TICK = 0.01
 
     def __init__(self) -> None:
-        self.lost = 0.0
         self.longest = 0.0
+        self._lost = 0.0
+        self._before = time.perf_counter()
+
+    @property
+    def lost(self) -> float:
+        """Seconds so far, also those of a gap whose end this meter was not told of yet."""
+        return self._lost + self._gap()
+
+    def _gap(self) -> float:
+        gap = time.perf_counter() - self._before - self.TICK
+        return gap if gap > self.TICK else 0.0
 
     async def run(self) -> None:
-        before = time.perf_counter()
+        self._before = time.perf_counter()
         while True:
             await asyncio.sleep(self.TICK)
-            now = time.perf_counter()
-            gap = now - before - self.TICK
-            before = now
+            gap = self._gap()
+            self._before = time.perf_counter()
             self.longest = max(self.longest, gap)
-            if gap > self.TICK:
-                self.lost += gap
+            self._lost += gap
 
 
 @asynccontextmanager
