@@ -105,10 +105,10 @@ class LocalAttester:
         return await self._measurer.extend(domain, operation, content, register, deadline, once=once)
 
     async def bind_init_data(self, digest: bytes, deadline: Deadline) -> None:
-        """Refuse: no attester of this release can compare or extend a register.
+        """Refuse: init-data is bound before the socket opens (``agent/tee/binding.py``), and once.
 
         Raises:
             AgentError: NOT_SUPPORTED.
         """
         del digest, deadline
-        raise AgentError(ErrorCode.NOT_SUPPORTED, "init-data cannot be bound in this release")
+        raise AgentError(ErrorCode.NOT_SUPPORTED, "init-data is bound when the attester starts, not later")

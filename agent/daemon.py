@@ -158,6 +158,7 @@ class Daemon:
                     self.metrics,
                     endpoints=tuple(server.url for server in settings.kbs.servers()),
                     init_data=self._init_data,
+                    measured=self.measurer.count,
                     refresh_while_used=settings.refresh_while_used,
                     retry_for=settings.kbs.retry_for,
                     trouble=client.trouble,

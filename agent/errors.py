@@ -88,7 +88,8 @@ class ErrorCode(enum.Enum):
         400,
         _R.INVALID_ARGUMENT,
         "The request is malformed.",
-        "Compare the request with the route table in docs/api.md; the log names the field.",
+        "The cause names the field or the file; over REST and ttrpc it is in the log. docs/api.md has the "
+        "routes and their parameters.",
     )
     INVALID_URI = _caller(
         400,
@@ -208,7 +209,8 @@ class ErrorCode(enum.Enum):
         400,
         _R.UNIMPLEMENTED,
         "This kind of wrapped image key is not supported.",
-        "Provider 'kbs' with packet version 0.1.0 is supported.",
+        "Supported are packet version 0.1.0 of provider 'kbs', and the services of docs/backends.md. "
+        "'coco-agent image inspect' says for whom a layer's key is wrapped.",
     )
     IMAGE_KEY_UNWRAP_FAILED = _caller(
         409,
@@ -268,8 +270,8 @@ class ErrorCode(enum.Enum):
     NOT_SUPPORTED = _guest(
         409,
         _R.UNIMPLEMENTED,
-        "This operation is not supported by this release.",
-        "See docs/api.md for what is there.",
+        "This operation is not supported here.",
+        "docs/api.md lists the calls, docs/platforms.md what each platform can do.",
     )
     INIT_DATA_MISMATCH = _guest(
         503,

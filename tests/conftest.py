@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 from hypothesis import HealthCheck, settings
@@ -14,3 +15,7 @@ settings.load_profile("default")
 # own programs raise the limit by themselves (agent/hardening.py).
 _SOFT, _HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(_HARD, max(_SOFT, 8192)), _HARD))
+
+# Tests make files that the agent must be able to trust; with an umask of 0002 others could write to them.
+# What it does under other umasks is tested where that matters.
+os.umask(0o022)

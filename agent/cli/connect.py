@@ -145,6 +145,11 @@ def write_output(content: bytes, name: str | None) -> None:
     try:
         path = Path(name)
         path.touch(mode=0o600, exist_ok=False)
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except BaseException:
+            # Half a secret is none, and would be in the way of the next try.
+            path.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise AgentError(ErrorCode.INVALID_REQUEST, f"{name}: {error.strerror}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from agent.errors import AgentError, ErrorCode
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from agent.clock import Deadline
     from agent.hub.image import images, wrapping
@@ -173,14 +174,28 @@ def _encrypt(arguments: Namespace) -> int:
         found = images.load(layout, selection)
         chosen = _chosen(found, arguments.layers)
         wrapper = Wrapper(_kek(arguments), kid, recipients)
-        changes = _work(
-            arguments,
-            found,
-            lambda target, watch: images.encrypt(
-                found, target, wrapper.annotations, chosen, watch, jobs=arguments.jobs
-            ),
-        )
+        with _key_goes_with(arguments.target, arguments.random):
+            changes = _work(
+                arguments,
+                found,
+                lambda target, watch: images.encrypt(
+                    found, target, wrapper.annotations, chosen, watch, jobs=arguments.jobs
+                ),
+            )
     return image_text.summary(arguments, found, chosen, changes)
+
+
+@contextlib.contextmanager
+def _key_goes_with(target: str, made: str | None) -> Iterator[None]:
+    """Remove the key file ``made`` on failure: nothing is encrypted with it, and it stops the next try."""
+    there = os.path.lexists(target)
+    try:
+        yield
+    except BaseException:
+        # If the layout did appear, its key stays whatever went wrong afterwards.
+        if made and (there or not os.path.lexists(target)):
+            Path(made).unlink(missing_ok=True)
+        raise
 
 
 def _recipient(name: str) -> bytes:
@@ -219,7 +234,8 @@ def _chosen(found: images.Images, layers: str | None) -> list[images.Layer]:
             shown = ascii(one.descriptor.media_type[:100])
             raise AgentError(ErrorCode.INVALID_REQUEST, f"{one.name}: {shown} has no encrypted form")
     if not chosen:
-        raise AgentError(ErrorCode.INVALID_REQUEST, "there is no layer to encrypt")
+        detail = "there is no layer to encrypt: all are encrypted already, or none is an OCI layer"
+        raise AgentError(ErrorCode.INVALID_REQUEST, detail)
     return list(chosen.values())
 
 

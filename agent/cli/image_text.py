@@ -43,7 +43,8 @@ def summary(
     elif not arguments.quiet:
         print(f"{len(chosen)} of {len(found.layers())} layers {arguments.action}ed")
         for manifest in manifests:
-            print(f"manifest {manifest['before']} is now {manifest['after']}")
+            same = manifest["after"] == manifest["before"]
+            print(f"manifest {manifest['before']} is {'unchanged' if same else 'now ' + manifest['after']}")
     return text.EXIT_OK
 
 

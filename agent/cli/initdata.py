@@ -54,7 +54,9 @@ def configure(parser: ArgumentParser) -> None:
         "inspect",
         "explain a document, an annotation's value or a disk image",
         "Show what is inside, whether the agent understands it, and what to look out for.",
-        "kubectl get pod mine -o yaml | ... | coco-agent initdata inspect -",
+        "kubectl get pod mine -o jsonpath="
+        "'{.metadata.annotations.io\\.katacontainers\\.config\\.hypervisor\\.cc_init_data}' \\\n"
+        "    | coco-agent initdata inspect -",
     )
     for child in (digest, inspect):
         child.add_argument("file", metavar="FILE", help="TOML, gzip, annotation value or disk image; - reads")

@@ -85,7 +85,13 @@ def run(arguments: Namespace) -> int:
     from agent.hardening import harden  # noqa: PLC0415  # keeps --help light
 
     harden()
-    return asyncio.run(_once(arguments) if arguments.once else _serve(arguments))
+    try:
+        return asyncio.run(_once(arguments) if arguments.once else _serve(arguments))
+    except AgentError as error:
+        if error.code is not ErrorCode.CONFIG_INVALID:
+            raise
+        # What is a configuration elsewhere are arguments here; no agent's file needs a check.
+        raise AgentError(ErrorCode.INVALID_REQUEST, error.detail) from error
 
 
 # --- one request -----------------------------------------------------------------------------------

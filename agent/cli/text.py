@@ -20,17 +20,29 @@ EXIT_USAGE = 2
 
 def fail(error: AgentError, *, as_json: bool = False) -> int:
     """Print an error with its next step to standard error; the exit status."""
+    message, hint = words(error)
     if as_json:
         print_json(
-            {"code": error.code.name, "message": error.message, "hint": error.hint, "detail": error.detail},
+            {"code": error.code.name, "message": message, "hint": hint, "detail": error.detail},
             file=sys.stderr,
         )
         return EXIT_FAILED
-    print(f"error: {error.code.name}: {error.message}", file=sys.stderr)
+    print(f"error: {error.code.name}: {message}", file=sys.stderr)
     if error.detail:
         print(f"  cause: {error.detail}", file=sys.stderr)
-    print(f"  next:  {error.hint}", file=sys.stderr)
+    print(f"  next:  {hint}", file=sys.stderr)
     return EXIT_FAILED
+
+
+def words(error: AgentError) -> tuple[str, str]:
+    """What happened and the next step, for somebody who typed a command."""
+    # The code's own words are for a program that asked over HTTP, which has a route table to read.
+    if error.code.name == "INVALID_REQUEST":
+        return (
+            "The command cannot be carried out as it was given.",
+            "Correct what the cause names; the command's --help lists its arguments.",
+        )
+    return error.message, error.hint
 
 
 def print_json(value: object, file: TextIO | None = None) -> None:

@@ -156,11 +156,15 @@ _HEADER = ("secret", "result", "file")
 
 def _row(item: Item, result: Secret | AgentError, target: Path) -> tuple[str, str, str]:
     if isinstance(result, AgentError):
-        return item.name, result.code.name, result.hint
+        # What is wrong with a file of the user's, no code says.
+        own = item.problem is not None or result.code is ErrorCode.INVALID_REQUEST
+        return item.name, result.code.name, (result.detail if own else "") or result.hint
     return item.name, "ok", str(target)
 
 
 def _as_json(item: Item, result: Secret | AgentError) -> dict[str, str]:
     if isinstance(result, AgentError):
-        return {"name": item.name, "code": result.code.name, "message": result.message, "hint": result.hint}
+        message, hint = text.words(result)
+        said = {"name": item.name, "code": result.code.name, "message": message, "hint": hint}
+        return {**said, "detail": result.detail} if result.detail else said
     return {"name": item.name, "value": base64.b64encode(result.reveal()).decode()}

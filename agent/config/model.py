@@ -137,7 +137,7 @@ class Attester:
     Attributes:
         socket: listen address, ``unix://<path>``.
         kbs: where to attest (aa.toml ``token_configs.kbs``).
-        coco_as_url: aa.toml ``token_configs.coco_as.url``; read, not used yet.
+        coco_as_url: aa.toml ``token_configs.coco_as.url``; read, and has no effect.
         key_algorithm: of the TEE key pair.
         allow_sample: permit evidence that proves nothing. Only agent.toml can say so.
         sample_device: also offer the sample device; needs ``allow_sample``.

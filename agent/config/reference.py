@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MARK: Final = " \N{DAGGER}"
+_NO_ARGUMENT: Final = frozenset({"attester.sysroot", "attester.eventlog_dir"})
+"""Fields of ``ARGUMENTS`` that no program's command line offers: for simulated guests."""
 
 _TITLES: Final = {
     File.AA: """\
@@ -147,5 +149,5 @@ def _places(table: Iterable[Place]) -> str:
 
 
 def _arguments() -> str:
-    names = ", ".join(f"`{name}`" for name in ARGUMENTS)
+    names = ", ".join(f"`{name}`" for name in ARGUMENTS if name not in _NO_ARGUMENT)
     return f"## Command line\n\nThe programs' `--help` lists their arguments; they set {names}.\n"

@@ -72,6 +72,8 @@ def text(name: str, value: object) -> str:
     if last in _URLS:
         # T-CONF-13: a proxy's password must not reach a terminal, a ticket or a log.
         return _line(urls.redact(str(value or "")))
+    if last == "tpm_ak_handle" and isinstance(value, int):
+        return f"0x{value:08x}"  # as it is written in agent.toml
     return _line(_plain(value))
 
 

@@ -77,7 +77,7 @@ class Jwk(msgspec.Struct, frozen=True):
         x: base64url of the coordinate, big endian; of the public key for ``OKP``.
         y: base64url of the coordinate, big endian; ``EC`` only.
         alg: what the key is for; the one algorithm of its kind, if there at all.
-        use: what the key is for; ``sig``, if there at all.
+        use: what the key is for; ``sig``, if there at all. Counts only without ``alg``.
         kid: key id, informative.
         d: base64url of the private part. Never read from a verification key.
     """
@@ -177,8 +177,10 @@ def read(text: bytes) -> Jwk:
     # T-SEAL-12: a key made for something else does not sign secrets.
     if jwk.alg not in {None, algorithm.name}:
         raise _bad(f"its alg is not {algorithm.name}")
-    if jwk.use not in {None, "sig"}:
-        raise _bad("its use is not sig")
+    # With an alg of ours it is a signing key, whatever use says: JWK generators ask for both, and upstream
+    # compares neither with the key.
+    if jwk.alg is None and jwk.use not in {None, "sig"}:
+        raise _bad("its use is not sig, and it has no alg")
     return jwk
 
 

@@ -152,6 +152,7 @@ class Attestation:
         clock: for lives and phases.
         metrics: of the daemon.
         init_data: TOML text as measured, sent with every attestation.
+        measured: how many runtime measurements there were; an older token is another guest's.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class Attestation:
         clock: Clock,
         metrics: Metrics,
         init_data: str | None,
+        measured: Callable[[], int] = lambda: 0,
     ) -> None:
         self._client = client
         self._endpoints = endpoints
@@ -172,7 +174,8 @@ class Attestation:
         self._clock = clock
         self._metrics = metrics
         self._init_data = init_data
-        self._named: tuple[tuple[str, tuple[str, ...]], str] | None = None
+        self._measured = measured
+        self._named: tuple[tuple[str, tuple[str, ...], int], str] | None = None
 
     @property
     def identity(self) -> str:
@@ -181,7 +184,7 @@ class Attestation:
             tee = self._evidence.tee
         except AgentError:
             tee = ""
-        return self._identity(tee, self._evidence.devices)
+        return self._identity(tee, self._evidence.devices, self._measured())
 
     async def run(self, progress: Progress, deadline: Deadline) -> KbsToken:
         """One handshake.
@@ -215,6 +218,8 @@ class Attestation:
 
     async def _steps(self, progress: Progress, deadline: Deadline) -> KbsToken:
         tee, devices = self._evidence.tee, self._evidence.devices
+        # Before the evidence: one that is extended meanwhile may or may not be in it.
+        measured = self._measured()
         # T-TOKEN-42: a new key for every token (user_pains.md SR-23).
         key = await self._new_key(deadline)
         jwk = key.jwk()
@@ -238,7 +243,7 @@ class Attestation:
             reply = await self._client.attest(attestation, session, deadline)
             jwt = handshake.parse_token_reply(reply)
         token = held_token(jwt, key, self._clock)
-        return replace(token, session=session, identity=self._identity(tee, devices))
+        return replace(token, session=session, identity=self._identity(tee, devices, measured))
 
     async def _new_key(self, deadline: Deadline) -> TeeKey:
         if self._algorithm is not KeyAlgorithm.RSA:
@@ -259,9 +264,12 @@ class Attestation:
             raise AgentError(phase.code, error.detail, retry_after=error.retry_after) from None
         self._metrics.attestation_phase(phase.name.lower(), self._clock.boot() - began)
 
-    def _identity(self, tee: str, devices: tuple[str, ...]) -> str:
+    def _identity(self, tee: str, devices: tuple[str, ...], measured: int) -> str:
         """Asked for with every request, so the digest is remembered as long as nothing changes."""
-        if self._named is None or self._named[0] != (tee, devices):
-            name = token_identity(self._endpoints, self._init_data, tee, devices, self._algorithm)
-            self._named = (tee, devices), name
+        key = tee, devices, measured
+        if self._named is None or self._named[0] != key:
+            name = token_identity(
+                self._endpoints, self._init_data, tee, devices, self._algorithm, measured=measured
+            )
+            self._named = key, name
         return self._named[1]

@@ -55,6 +55,7 @@ class Session:
         *,
         endpoints: tuple[str, ...] = (),
         init_data: str | None = None,
+        measured: Callable[[], int] = lambda: 0,
         refresh_while_used: float = limits.TOKEN_REFRESH_WHILE_USED,
         retry_for: float = limits.RETRY_FOR,
         trouble: Trouble | None = None,
@@ -71,6 +72,7 @@ class Session:
             metrics: of the daemon.
             endpoints: base URLs of the broker; they are part of :attr:`identity`.
             init_data: TOML text as measured, sent with every attestation.
+            measured: how many runtime measurements there were; each makes the next caller attest again.
             retry_for: seconds in which a handshake that failed for a passing reason is begun again.
             trouble: what is remembered of the broker's failures; the client's, which also takes it back.
             refresh_while_used: seconds after its last use a token is still renewed in the background; 0 for
@@ -86,6 +88,7 @@ class Session:
             clock=clock,
             metrics=metrics,
             init_data=init_data,
+            measured=measured,
         )
         self._clock = clock
         self._while_used = refresh_while_used
@@ -112,7 +115,7 @@ class Session:
 
     @property
     def identity(self) -> str:
-        """Digest over broker, init-data, TEE, devices and kind of key, as they are now.
+        """Digest over broker, init-data, TEE, devices, measurements and kind of key, as they are now.
 
         A resource cache compares it at each look-up: what was released for another identity is not handed
         out, and neither is a token of another one. Costs about a microsecond.

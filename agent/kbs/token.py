@@ -100,7 +100,13 @@ def refresh_due(now: float, refresh_from: float, last_used: float, while_used: f
 
 
 def token_identity(
-    endpoints: Iterable[str], init_data: str | None, tee: str, devices: Iterable[str], algorithm: KeyAlgorithm
+    endpoints: Iterable[str],
+    init_data: str | None,
+    tee: str,
+    devices: Iterable[str],
+    algorithm: KeyAlgorithm,
+    *,
+    measured: int = 0,
 ) -> str:
     """Names what a token stands for: what was released for one is not right for another.
 
@@ -110,12 +116,13 @@ def token_identity(
         tee: wire string of the primary TEE; empty when there is none.
         devices: wire strings of the devices, in any order.
         algorithm: of the key pair.
+        measured: runtime measurements so far.
 
     Returns:
         64 hexadecimal digits; says nothing about the parts, so it may be logged.
     """
-    measured = "" if init_data is None else hashlib.sha256(init_data.encode()).hexdigest()
-    parts = (tuple(endpoints), measured, tee, sorted(devices), algorithm.value)
+    document = "" if init_data is None else hashlib.sha256(init_data.encode()).hexdigest()
+    parts = (tuple(endpoints), document, tee, sorted(devices), algorithm.value, measured)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -166,6 +167,34 @@ async def test_compressed_requests_are_refused_unread(place: Playground) -> None
     async with client(place.daemon.grpc_address, compression=grpc.Compression.Gzip) as asked:
         code, text = await asked.unwrap_refused(b" " * 200_000)
     assert (code, "IMAGE_KEY" in text) == ("UNIMPLEMENTED", False)
+
+
+async def test_connections_are_bounded_and_room_comes_back(place: Playground) -> None:
+    host, _, port = place.daemon.grpc_address.rpartition(":")
+    more = 40
+    made = [
+        await asyncio.open_connection(host, int(port)) for _ in range(limits.TTRPC_MAX_CONNECTIONS + more)
+    ]
+
+    async def turned_away(reader: asyncio.StreamReader) -> bool:
+        try:
+            return await reader.read(1) == b""  # the others get the settings of HTTP/2
+        except ConnectionError:
+            return True
+
+    try:
+        seen = await asyncio.gather(*(turned_away(reader) for reader, _ in made))
+        assert seen.count(True) >= more
+    finally:
+        for _, writer in made:
+            writer.close()
+    async with client(place.daemon.grpc_address) as later:
+        assert (
+            PRIVATE.decode()
+            in bytes(
+                json.loads(await later.unwrap(wait_for_ready=True))["keyunwrapresults"]["optsdata"]
+            ).decode()
+        )
 
 
 async def test_bytes_that_are_no_grpc_leave_it_serving(asked: Client, place: Playground) -> None:

@@ -150,11 +150,11 @@ async def test_a_refusal_is_one_on_standard_error(stdin: bytes, options: tuple[s
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        (("--socket", "0.0.0.0:0"), "CONFIG_INVALID"),
-        (("--socket", "192.0.2.1:50000"), "CONFIG_INVALID"),
+        (("--socket", "0.0.0.0:0"), "INVALID_REQUEST"),
+        (("--socket", "192.0.2.1:50000"), "INVALID_REQUEST"),
         (("--kbs", "kbs.example"), "INVALID_REQUEST"),
         (("--kbs", "https://kbs.example", "--auth-private-key", "/nonexistent"), "INVALID_REQUEST"),
-        (("--kbs", "https://kbs.example", "--auth-private-key", "/dev/null"), "CONFIG_INVALID"),
+        (("--kbs", "https://kbs.example", "--auth-private-key", "/dev/null"), "INVALID_REQUEST"),
         (("--auth-private-key", "/dev/null"), "INVALID_REQUEST"),
     ],
 )
@@ -162,6 +162,8 @@ async def test_arguments_that_cannot_work_end_it_at_once(options: tuple[str, ...
     status, _, errors = await run("coco-agent", "keyprovider", *options)
     assert status == 1
     assert f"error: {code}: " in errors
+    assert "cause: " in errors
+    assert "config check" not in errors
 
 
 async def test_a_fifo_for_a_key_does_not_hold_it_up(tmp_path: Path) -> None:

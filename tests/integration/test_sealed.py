@@ -163,6 +163,7 @@ async def test_files_into_a_folder(place: Playground, sealed: list[str], tmp_pat
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in out.iterdir())
     lines = [line.split()[1] for line in output.decode().splitlines()[1:]]
     assert lines == ["ok", "SEALED_MALFORMED", "INVALID_REQUEST", "ok"]
+    assert f"{tmp_path / 'missing'}: No such file or directory" in output.decode()
     assert b"plain" not in output
 
 

@@ -7,6 +7,7 @@ they compute, so a layer uses as many cores as there are.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -226,7 +227,12 @@ def _run(
         raise _corrupt(source, f"the blob does not have the {source.size} bytes of its descriptor")
     if target is not None and source.size:
         # Room is there before the work begins, and writing costs a fifth of what it does without.
-        os.posix_fallocate(target, 0, source.size)
+        try:
+            os.posix_fallocate(target, 0, source.size)
+        except OSError as error:
+            # Not every file system can, and not every C library makes up for it (musl).
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+                raise
     with _Hashers(hashes) as (before, after):
         _rounds(source, target, cipher, (before, after), watch)
 

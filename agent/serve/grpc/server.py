@@ -49,6 +49,8 @@ OPTIONS: Final = (
     ("grpc.max_concurrent_streams", limits.TTRPC_MAX_STREAMS),
     # T-IMGKEY-34: a compressed request of 4 MiB can be 4 GiB; none of our clients compresses.
     ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+    # T-IMGKEY-50: connections of one container would otherwise take all file descriptors of the agent.
+    ("grpc.max_allowed_incoming_connections", limits.TTRPC_MAX_CONNECTIONS),
     # T-IMGKEY-35: otherwise another process could bind the same port and get a share of the requests.
     ("grpc.so_reuseport", 0),
 )

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from agent.config import limits
-from agent.errors import AgentError
+from agent.errors import AgentError, ErrorCode
 from agent.roles import MeasurementResult
 from agent.tee.eventlog.runtime import RuntimeLog, pending
 from agent.tee.eventlog.ship import problems
@@ -47,6 +47,11 @@ class Measurer:
         self._device = device
         self._settings = settings
         self._made: RuntimeLog | None = None
+        self._count = 0
+
+    def count(self) -> int:
+        """How often a register was extended since the start, or may have been."""
+        return self._count
 
     async def prepare(self, deadline: Deadline) -> None:
         """Probe the registers and carry on what a crash interrupted; what is wrong is logged."""
@@ -102,7 +107,15 @@ class Measurer:
             return MeasurementResult.NOT_SUPPORTED
         log = self._runtime(self._device)
         work = partial(log.extend, domain, operation, content, register, once=once)
-        return await self._device.ask(work, deadline)
+        refused = False
+        try:
+            return await self._device.ask(work, deadline)
+        except AgentError as error:
+            refused = error.code is ErrorCode.INVALID_REQUEST
+            raise
+        finally:
+            # Also when it failed: what the register holds is not known then.
+            self._count += not refused
 
     def _runtime(self, device: Device) -> RuntimeLog:
         # On first use: asking for the registers loads the TEE's module.

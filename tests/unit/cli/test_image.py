@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import stat
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from agent.cli import connect
 from agent.cli.main import main
 from agent.cli.progress import Progress
+from agent.errors import AgentError
 from tests.unit.hub.image.support import KID, PLAINTEXT, TAG, Maker, blobs, simple
 
 if TYPE_CHECKING:
@@ -117,6 +120,33 @@ def test_wrong_words_write_nothing(
     assert image("encrypt", plain, tmp_path / "b", *words) == 1
     assert cause in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
+    # A key that nothing is encrypted with would stop the next try; a file of the user's stays.
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "short").read_bytes() == b"x" * 31
+
+
+@pytest.mark.parametrize("target", ["app", "no/folder"])
+def test_a_new_key_goes_when_the_image_cannot_be_written(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert image("encrypt", plain, tmp_path / target, "--random", tmp_path / "kek", "--kid", KID) == 1
+    said = capsys.readouterr().err
+    assert "The command cannot be carried out as it was given." in said
+    assert f"cause: {tmp_path / target}" in said
+    assert "route" not in said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_half_a_file_is_not_left(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(AgentError, match="File too large"):
+            connect.write_output(b"x" * 32, str(tmp_path / "kek"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_wrong_key_leaves_nothing_and_says_which_layer(
@@ -136,7 +166,9 @@ def test_an_image_without_encrypted_layers_is_copied(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert image("decrypt", plain, tmp_path / "b") == 0
-    assert "0 of 3 layers decrypted" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0 of 3 layers decrypted" in said
+    assert "is unchanged" in said
     assert blobs(tmp_path / "b") == blobs(plain)
 
 

@@ -140,7 +140,7 @@ def test_a_key_id_that_guests_refuse_is_not_made(kid: str) -> None:
         {**TEST_KEY_PRIVATE, "d": "AA"},
         {**TEST_KEY_PRIVATE, "crv": "P-521"},
         {**TEST_KEY_PRIVATE, "alg": "ES384"},
-        {**TEST_KEY_PRIVATE, "use": "enc"},
+        {**TEST_KEY_PRIVATE, "alg": None, "use": "enc"},
     ],
 )
 def test_a_key_that_cannot_sign(key: dict[str, str]) -> None:

@@ -574,6 +574,25 @@ async def test_a_token_for_other_devices_is_not_handed_out_any_more(world: World
     assert await world.session.token(soon(world)) is second
 
 
+async def test_a_token_from_before_a_measurement_is_not_handed_out_any_more() -> None:
+    world, measured = World(), 0
+    session = Session(
+        InMemory(world.broker),
+        GuestEvidence(SampleAttester(), (), None),
+        KeyAlgorithm.EC_P256,
+        world.clock,
+        Metrics(),
+        measured=lambda: measured,
+    )
+    first = await session.token(soon(world))
+    assert await session.token(soon(world)) is first
+    measured += 1
+    second = await session.token(soon(world))
+    assert second is not first
+    assert await session.token(soon(world)) is second
+    await session.close()
+
+
 async def test_each_part_of_the_identity_counts() -> None:
     clock, metrics, client = FakeClock(), Metrics(), InMemory(World().broker)
     plain = GuestEvidence(SampleAttester(), (), None)
@@ -588,8 +607,9 @@ async def test_each_part_of_the_identity_counts() -> None:
         Session(client, plain, p256, clock, metrics, endpoints=(ENDPOINT,)).identity,
         Session(client, plain, p256, clock, metrics, init_data="").identity,
         Session(client, plain, p256, clock, metrics, init_data="x").identity,
+        Session(client, plain, p256, clock, metrics, measured=lambda: 1).identity,
     }
-    assert len(names) == 7
+    assert len(names) == 8
     assert Session(client, plain, p256, clock, metrics).identity in names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import hmac
@@ -247,6 +248,20 @@ def test_memory_does_not_grow_with_the_layer() -> None:
         os.truncate(source, size)
         layer.encrypt(Blob(source, size, "layer 0"), target)
     assert sum(made) == 2 * limits.IMAGE_CHUNKS * limits.IMAGE_CHUNK
+
+
+def test_a_file_system_need_not_be_able_to_reserve_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = errno.EOPNOTSUPP
+
+    def refuse(*_: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    ciphertext, made = closed(b"plain")
+    assert opened(ciphertext, made.public, made.private.reveal()) == b"plain"
+    reason = errno.ENOSPC
+    with pytest.raises(OSError, match="No space left"):
+        closed(b"plain")
 
 
 def test_a_plain_digest() -> None:
