@@ -20,6 +20,7 @@ class Fault(enum.Enum):
     CALLER = "caller"
     GUEST = "guest"
     BROKER = "broker"
+    KEY_SERVICE = "key management service"
     HARDWARE = "hardware"
 
 
@@ -71,6 +72,10 @@ def _guest(rest: int, rpc: RpcCode, message: str, hint: str, *, retry: bool = Fa
 
 def _broker(rest: int, rpc: RpcCode, message: str, hint: str, *, retry: bool = False) -> Meaning:
     return Meaning(Fault.BROKER, rest, rpc, message, hint, retry)
+
+
+def _service(rest: int, rpc: RpcCode, message: str, hint: str, *, retry: bool = False) -> Meaning:
+    return Meaning(Fault.KEY_SERVICE, rest, rpc, message, hint, retry)
 
 
 def _hardware(rpc: RpcCode, message: str, hint: str, *, rest: int = 503, retry: bool = False) -> Meaning:
@@ -458,40 +463,40 @@ class ErrorCode(enum.Enum):
     )
 
     # --- key management services --------------------------------------------------------------
-    KMS_UNREACHABLE = _broker(
+    KMS_UNREACHABLE = _service(
         503,
         _R.UNAVAILABLE,
         "The key management service cannot be reached.",
         "Check its address in the settings, the guest's network and the service; the log has the cause.",
         retry=True,
     )
-    KMS_TIMEOUT = _broker(
+    KMS_TIMEOUT = _service(
         504,
         _R.DEADLINE_EXCEEDED,
         "The key management service did not answer in time.",
         "The service is overloaded, or far away. Raise the caller's deadline if it is only slow.",
         retry=True,
     )
-    KMS_BUSY = _broker(
+    KMS_BUSY = _service(
         503,
         _R.UNAVAILABLE,
         "The key management service is busy or down for a moment.",
         "It passes; the log has the status.",
         retry=True,
     )
-    KMS_DENIED = _broker(
+    KMS_DENIED = _service(
         403,
         _R.PERMISSION_DENIED,
         "The key management service refuses these credentials, or this use of the key.",
         "Compare the policy of the service with the credentials that the key broker hands to this guest.",
     )
-    KMS_NOT_FOUND = _broker(
+    KMS_NOT_FOUND = _service(
         404,
         _R.NOT_FOUND,
         "The key management service has no such key or secret.",
         "Compare name, version and region with what is stored there.",
     )
-    KMS_BAD_RESPONSE = _broker(
+    KMS_BAD_RESPONSE = _service(
         502,
         _R.UNAVAILABLE,
         "The key management service answered something unexpected.",

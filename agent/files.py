@@ -8,9 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final
 
 from agent.errors import AgentError, ErrorCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_trusted(path: str, limit: int) -> bytes:
@@ -62,14 +69,46 @@ def read_beneath(root: str, name: str, limit: int) -> bytes:
     return content
 
 
-def _open_beneath(root: str, parts: tuple[str, ...]) -> int:
-    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def descend(
+    folder: int,
+    parts: Sequence[str],
+    *,
+    make: bool = False,
+    check: Callable[[os.stat_result], None] = lambda _: None,
+) -> int:
+    """The folder that ``parts`` lead to, opened part by part without following links (O_PATH).
+
+    Args:
+        folder: descriptor to begin at; closed here, whatever happens.
+        parts: plain names.
+        make: make folders that are missing, mode 0700.
+        check: looks at each folder on the way; its exceptions pass.
+
+    Raises:
+        OSError: ELOOP or ENOTDIR for a link, and whatever else the system says.
+    """
     try:
-        for part in parts[:-1]:
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            deeper = os.open(part, flags, dir_fd=folder)
+        for part in parts:
+            try:
+                deeper = os.open(part, _FOLDER, dir_fd=folder)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                with suppress(FileExistsError):  # somebody else's turn came first; the next open looks at it
+                    os.mkdir(part, 0o700, dir_fd=folder)
+                deeper = os.open(part, _FOLDER, dir_fd=folder)
             os.close(folder)
             folder = deeper
+            check(os.fstat(folder))
+    except BaseException:
+        os.close(folder)
+        raise
+    return folder
+
+
+def _open_beneath(root: str, parts: tuple[str, ...]) -> int:
+    folder = descend(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), parts[:-1])
+    try:
         # O_NONBLOCK: a planted FIFO must not hang the agent.
         return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     finally:

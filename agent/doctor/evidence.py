@@ -12,7 +12,10 @@ from agent.doctor import guest
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError, ErrorCode
 from agent.tee.attesters import MODULES, DeviceAttester
-from agent.tee.initdata import parse
+from agent.tee.eventlog import problems, shipped
+from agent.tee.eventlog.ship import CCEL, LOG_NAME
+from agent.tee.evidence.events import parse_log, replay
+from agent.tee.evidence.tpm import INIT_DATA_PCR
 from agent.tee.initdata_transport import expected
 
 if TYPE_CHECKING:
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
 
 AREA: Final = "evidence"
 _QUOTE: Final = 20.0
-_CCEL: Final = "sys/firmware/acpi/tables/data/CCEL"
-_INIT_PCR: Final = 8
 _REPORT_DATA: Final = b"coco-agent doctor".ljust(48, b"\0")
 
 
@@ -104,10 +105,11 @@ async def registers(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _bound(patient: Patient, attester: DeviceAttester, soon: Deadline) -> AsyncIterator[Finding]:
-    path = Path(patient.sysroot) / guest.INIT_DATA
     try:
-        digest = parse(path.read_bytes()).digest
-    except (OSError, AgentError):  # said by the init-data lines
+        document = guest.read_init_data(patient)
+    except AgentError:  # said by the init-data lines
+        return
+    if document is None:
         return
     measures = attester.registers
     try:
@@ -115,12 +117,12 @@ async def _bound(patient: Patient, attester: DeviceAttester, soon: Deadline) -> 
             # Binding would extend the register; here it is only read.
             if measures is None:
                 return
-            read = partial(measures.read_register, patient.config.attester, _INIT_PCR)
+            read = partial(measures.read_register, patient.config.attester, INIT_DATA_PCR)
             value = await attester.ask(read, soon)
-            if value != expected(digest).pcr8:
+            if value != expected(document.digest).pcr8:
                 raise AgentError(ErrorCode.INIT_DATA_MISMATCH, f"PCR 8 is {value.hex()}")
         else:
-            await attester.bind_init_data(digest, soon)
+            await attester.bind_init_data(document.digest, soon)
     except AgentError as error:
         if error.code is ErrorCode.NOT_SUPPORTED:
             yield Finding("init-data", "register", Verdict.WARNING, error.detail)
@@ -132,22 +134,20 @@ async def _bound(patient: Patient, attester: DeviceAttester, soon: Deadline) -> 
 
 async def event_log(patient: Patient) -> AsyncIterator[Finding]:
     """The firmware's log and ours: present, readable, and in agreement with the registers (SR-26)."""
-    from agent.tee.evidence.events import parse_log, replay  # noqa: PLC0415 - only here
-
     settings = patient.config.attester
-    path = Path(patient.sysroot) / _CCEL
+    path = Path(patient.sysroot) / CCEL
     if not path.exists():
         wanted = patient.detection.tee == "tdx"
         yield Finding(
             "event log",
             "CCEL",
             Verdict.BAD if wanted else Verdict.UNKNOWN,
-            f"no /{_CCEL}",
+            f"no /{CCEL}",
             "Verifiers cannot replay RTMR0 to 2. Use firmware that writes the CC log." if wanted else "",
         )
     else:
-        from agent.tee.eventlog import shipped  # noqa: PLC0415
-
+        for reason in problems(settings):  # what evidence carries leaves these parts out
+            yield Finding("event log", "content", Verdict.BAD, reason, "A verifier's replay will not agree.")
         try:
             log = parse_log(shipped(settings) or b"")
         except AgentError as error:
@@ -156,7 +156,7 @@ async def event_log(patient: Patient) -> AsyncIterator[Finding]:
         yield Finding("event log", "CCEL", Verdict.GOOD, f"{len(log.events)} events")
         async for finding in _replayed(patient, replay(log, "sha384")):
             yield finding
-    own = Path(settings.eventlog_dir) / "eventlog"
+    own = Path(settings.eventlog_dir) / LOG_NAME
     if own.exists():
         safe = own.stat().st_uid == os.geteuid() and not own.stat().st_mode & 0o077
         yield Finding(

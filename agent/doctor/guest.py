@@ -17,9 +17,12 @@ from agent.errors import AgentError
 from agent.files import read_beneath
 from agent.tee.initdata import parse
 from agent.tee.initdata_transport import expected
+from agent.tee.tsm import REPORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from agent.tee.initdata import InitData
 
 INIT_DATA: Final = "run/confidential-containers/initdata/initdata.toml"
 """Where kata-agent leaves it (kata_integration.md 3.2)."""
@@ -133,8 +136,8 @@ def devices(patient: Patient) -> Iterator[Finding]:
 
 
 def _configfs(patient: Patient) -> Finding:
-    base = Path(patient.sysroot) / "sys/kernel/config"
-    if not (base / "tsm/report").is_dir():
+    reports = Path(patient.sysroot) / REPORTS
+    if not reports.is_dir():
         mounted = f" {_CONFIGFS} configfs " in _text(patient, "proc/mounts")
         return Finding(
             "device",
@@ -143,7 +146,7 @@ def _configfs(patient: Patient) -> Finding:
             "configfs is mounted, but has no tsm/report" if mounted else "configfs is not mounted",
             "modprobe tsm and the TEE's guest driver." if mounted else f"mount -t configfs none {_CONFIGFS}",
         )
-    usable = os.access(base / "tsm/report", os.W_OK)
+    usable = os.access(reports, os.W_OK)
     return Finding(
         "device",
         "configfs-tsm",
@@ -192,14 +195,13 @@ def _kernel_config(patient: Patient) -> dict[str, str] | None:
 
 def init_data(patient: Patient) -> Iterator[Finding]:
     """The document kata-agent left, and what the hardware should hold for it."""
-    if not (Path(patient.sysroot) / INIT_DATA).exists():
-        yield Finding("init-data", "document", Verdict.UNKNOWN, f"no /{INIT_DATA}: the pod has none")
-        return
     try:
-        document = parse(read_beneath(patient.sysroot, INIT_DATA, limits.CONFIG_MAX_FILE))
-    except (AgentError, FileNotFoundError) as error:
-        if isinstance(error, AgentError):
-            yield failed("init-data", "document", error)
+        document = read_init_data(patient)
+    except AgentError as error:
+        yield failed("init-data", "document", error)
+        return
+    if document is None:
+        yield Finding("init-data", "document", Verdict.UNKNOWN, f"no /{INIT_DATA}: the pod has none")
         return
     yield Finding(
         "init-data", "document", Verdict.GOOD, f"{document.algorithm.value} {document.digest.hex()}"
@@ -212,6 +214,18 @@ def init_data(patient: Patient) -> Iterator[Finding]:
             f"{document.algorithm.value} does not fit a vTPM",
             "Build the annotation with --algorithm sha256.",
         )
+
+
+def read_init_data(patient: Patient) -> InitData | None:
+    """The document; None where there is none.
+
+    Raises:
+        AgentError: CONFIG_INVALID, FILE_UNSAFE.
+    """
+    try:
+        return parse(read_beneath(patient.sysroot, INIT_DATA, limits.CONFIG_MAX_FILE))
+    except FileNotFoundError:
+        return None
 
 
 def clock(patient: Patient) -> Iterator[Finding]:

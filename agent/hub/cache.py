@@ -35,16 +35,12 @@ REFUSALS: Final = REMEMBERED | {
 """The broker answered, and did not release the resource: what was kept of it goes."""
 
 
-_SERVICES: Final = frozenset({ErrorCode.KMS_UNREACHABLE, ErrorCode.KMS_TIMEOUT, ErrorCode.KMS_BUSY})
-"""Of key management services, which are nobody's key broker."""
-
-
 def unreachable(code: ErrorCode) -> bool:
     """Whether an error says that the broker could not be asked, and nothing about what it would answer.
 
     A TLS identity that does not verify is not among them: somebody else may be answering.
     """
-    return code.meaning.fault is Fault.BROKER and code.meaning.retry and code not in _SERVICES
+    return code.meaning.fault is Fault.BROKER and code.meaning.retry
 
 
 class Key(NamedTuple):

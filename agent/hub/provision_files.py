@@ -12,13 +12,12 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import AgentError, ErrorCode
+from agent.files import descend
 
 if TYPE_CHECKING:
     from agent.secret import Secret
 
 FILE_MODE: Final = 0o600
-FOLDER_MODE: Final = 0o700
-_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -57,7 +56,9 @@ def place(root: str, folder: str, path: str, content: Secret) -> bool:
     """
     segments = below(folder, path)
     try:
-        holder = _open_folder(root, (*folder.strip("/").split("/"), *segments[:-1]))
+        start = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        way = (*folder.strip("/").split("/"), *segments[:-1])
+        holder = descend(start, way, make=True, check=_check_folder)
         try:
             if _holds(holder, segments[-1], content):
                 return False
@@ -67,31 +68,6 @@ def place(root: str, folder: str, path: str, content: Secret) -> bool:
     except OSError as error:
         raise _refusal(error) from error
     return True
-
-
-def _open_folder(root: str, parts: tuple[str, ...]) -> int:
-    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in parts:
-            try:
-                deeper = os.open(part, _FOLDER, dir_fd=folder)
-            except FileNotFoundError:
-                _make_folder(part, folder)
-                deeper = os.open(part, _FOLDER, dir_fd=folder)
-            os.close(folder)
-            folder = deeper
-            _check_folder(os.fstat(folder))
-    except BaseException:
-        os.close(folder)
-        raise
-    return folder
-
-
-def _make_folder(name: str, parent: int) -> None:
-    try:
-        os.mkdir(name, FOLDER_MODE, dir_fd=parent)
-    except FileExistsError:  # another credential's turn came first; the next open looks at it
-        return
 
 
 def _check_folder(status: os.stat_result) -> None:

@@ -108,7 +108,7 @@ def _content_key(header: _Header, wrapped: bytes, key: TeeKey) -> bytes:
             raise ValueError("there is no EC ephemeral key")
         epk = header.epk
         shared = key.agree(epk.crv, b64url_decode(epk.x), b64url_decode(epk.y))
-        content_key = aes_key_unwrap(_concat_kdf(shared, header.alg), wrapped)
+        content_key = aes_key_unwrap(concat_kdf(shared, header.alg), wrapped)
     if len(content_key) != _CEK_SIZE:
         raise InvalidUnwrap
     return content_key
@@ -122,7 +122,7 @@ def _rsa_content_key(wrapped: bytes, key: TeeKey) -> bytes:
         raise InvalidUnwrap from None
 
 
-def _concat_kdf(shared: bytes, alg: str) -> bytes:
+def concat_kdf(shared: bytes, alg: str) -> bytes:
     """Key-encryption key of 256 bits: RFC 7518 4.6.2 with empty party info, one round."""
     name = alg.encode("ascii")
     digest = Hash(SHA256())

@@ -48,17 +48,6 @@ _STDERR: Final = 2048
 _stuck: dict[str, _Process] = {}
 
 
-async def collect_in_process(
-    module: str, settings: Settings, report_data: bytes, deadline: Deadline
-) -> bytes:
-    """Run ``module.collect(settings, report_data, deadline)`` in a child process; kill it at the deadline.
-
-    Raises:
-        AgentError: see :func:`collect`.
-    """
-    return (await collect(module, settings, report_data, deadline)).evidence
-
-
 async def collect(
     module: str,
     settings: Settings,
@@ -68,7 +57,7 @@ async def collect(
     tee: str = "",
     program: Sequence[str] = PROGRAM,
 ) -> Collected:
-    """As :func:`collect_in_process`, with each device's result.
+    """Run ``module.collect(settings, report_data, deadline)`` in a child process; kill it at the deadline.
 
     The child and all it starts are gone when this returns, also when the caller is cancelled; one that the
     kernel holds is waited for in the background, and its TEE is not asked again before it is gone.

@@ -153,7 +153,7 @@ async def test_what_a_library_prints_is_for_debugging_only(caplog: pytest.LogCap
 async def test_only_tees_are_asked() -> None:
     deadline = Deadline.after(CLOCK, 20)
     with pytest.raises(AgentError) as caught:
-        await worker.collect_in_process("os", Settings(), b"", deadline)
+        await worker.collect("os", Settings(), b"", deadline)
     assert caught.value.code is ErrorCode.EVIDENCE_FAILED
 
 

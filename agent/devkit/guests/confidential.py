@@ -11,12 +11,12 @@ from agent.devkit.evidence_pki import AmdSigner, IntelSigner, TdState
 from agent.devkit.guests import firmware
 from agent.devkit.guests.base import SimulatedGuest, need_fuse
 from agent.devkit.tdx_sysfs import MEASUREMENTS, TdxMeasurements
+from agent.tee.eventlog.ship import CCEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_CCEL: Final = "sys/firmware/acpi/tables/data/CCEL"
 _SEV_GUEST: Final = "sys/devices/platform/sev-guest"
 _SNP: Final = "sev_guest"
 _TDX: Final = "tdx_guest"
@@ -54,7 +54,7 @@ def tdx(folder: Path, init_digest: bytes) -> Iterator[SimulatedGuest]:
     need_fuse("tdx")
     signer, booted = IntelSigner(), firmware.boot()
     root = folder / "root"
-    table = root / _CCEL
+    table = root / CCEL
     table.parent.mkdir(parents=True)
     table.write_bytes(booted.ccel)
     mrconfigid = init_digest[:48].ljust(48, b"\0")

@@ -12,7 +12,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA1, SHA256, Hash, HashAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256, HashAlgorithm
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from agent.errors import AgentError, ErrorCode
 from agent.hub.encoding import read_json, url_decode, url_encode
+from agent.kbs.jwe import concat_kdf
 from agent.secret import Secret
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _wrap(content_key: bytes, key: PublicKey) -> dict[str, object]:
         "x": url_encode(point.x.to_bytes(size)),
         "y": url_encode(point.y.to_bytes(size)),
     }
-    wrapped = aes_key_wrap(_concat_kdf(mine.exchange(ec.ECDH(), key)), content_key)
+    wrapped = aes_key_wrap(concat_kdf(mine.exchange(ec.ECDH(), key), _EC), content_key)
     return {"header": {"alg": _EC, "epk": epk}, "encrypted_key": url_encode(wrapped)}
 
 
@@ -250,7 +251,7 @@ def _content_key(header: _Header, wrapped: bytes, key: PrivateKey) -> bytes | No
         else:
             if header.alg != _EC or header.epk is None:
                 return None
-            content_key = aes_key_unwrap(_concat_kdf(_agree(header.epk, key)), wrapped)
+            content_key = aes_key_unwrap(concat_kdf(_agree(header.epk, key), _EC), wrapped)
     except (ValueError, InvalidUnwrap):
         return None
     return content_key if len(content_key) == _KEY_SIZE else None
@@ -269,15 +270,6 @@ def _agree(epk: _Epk, key: ec.EllipticCurvePrivateKey) -> bytes:
 def _oaep(algorithm: type[HashAlgorithm]) -> padding.OAEP:
     # RSA-OAEP is defined with SHA-1 (RFC 7518 4.3), where collisions do not matter.
     return padding.OAEP(padding.MGF1(algorithm()), algorithm(), None)
-
-
-def _concat_kdf(shared: bytes) -> bytes:
-    """Key-encryption key of 256 bits: RFC 7518 4.6.2 with empty party info, one round."""
-    name = _EC.encode()
-    digest = Hash(SHA256())
-    digest.update((1).to_bytes(4) + shared + len(name).to_bytes(4) + name)
-    digest.update(bytes(4) + bytes(4) + (8 * _KEY_SIZE).to_bytes(4))
-    return digest.finalize()
 
 
 def _bad_key(reason: str) -> AgentError:

@@ -17,6 +17,7 @@ import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.files import descend
 from agent.hub.encoding import read_json
 from agent.hub.image import layer
 from agent.hub.image.documents import sha256
@@ -252,17 +253,11 @@ def _hex(digest: str) -> str:
 
 
 def _open_below(root: int, path: str, shown: str) -> int:
-    folder = os.dup(root)
-    for part in path.split("/"):
-        try:
-            # T-IMGKEY-21: a link in the layout would let it read any file of ours as a blob.
-            deeper = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-        except OSError as error:
-            raise _invalid(f"{shown}/{path}: {_reason(error)}") from error
-        finally:
-            os.close(folder)
-        folder = deeper
-    return folder
+    try:
+        # T-IMGKEY-21: a link in the layout would let it read any file of ours as a blob.
+        return descend(os.dup(root), path.split("/"))
+    except OSError as error:
+        raise _invalid(f"{shown}/{path}: {_reason(error)}") from error
 
 
 def _open_regular(name: str, folder: int, shown: str) -> int:

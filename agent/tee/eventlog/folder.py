@@ -14,11 +14,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import AgentError, ErrorCode
+from agent.files import descend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ROOT_OR_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -146,21 +146,15 @@ def _reach(path: str, *, create: bool) -> int:
     parts = PurePosixPath(path).parts
     if not path.startswith("/") or "\0" in path or any(part in {".", ".."} for part in path.split("/")):
         raise AgentError(ErrorCode.FILE_UNSAFE, f"{path}: not a plain absolute path")
-    folder = os.open("/", _ROOT_OR_FOLDER)
     try:
-        for part in parts[1:]:
-            if create:
-                with suppress(FileExistsError):
-                    os.mkdir(part, 0o700, dir_fd=folder)
-            deeper = os.open(part, _ROOT_OR_FOLDER, dir_fd=folder)
+        folder = descend(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), parts[1:], make=create)
+        try:
+            # O_PATH descriptors can be neither locked nor synchronised.
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        finally:
             os.close(folder)
-            folder = deeper
-        # O_PATH descriptors can be neither locked nor synchronised.
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
         raise problem(error, path) from error
-    finally:
-        os.close(folder)
 
 
 def problem(error: OSError, path: str) -> AgentError:

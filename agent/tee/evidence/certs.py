@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent.tee.evidence.reader import malformed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from cryptography.hazmat.primitives import hashes
 
 MAX_SIZE: Final = 16 * 1024
 """Bytes of one certificate; vendors' have 1 to 2 KiB."""
@@ -159,3 +163,18 @@ def path(
                 seen.add(der(each))
                 ways.append((*way, each))
     return None
+
+
+def signed_by(
+    key: object, signature: bytes, message: bytes, curve: type[ec.EllipticCurve], digest: hashes.HashAlgorithm
+) -> bool:
+    """Whether ``signature`` (r and s, big-endian, equal sizes) of ``message`` is by ``key`` on ``curve``."""
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curve):
+        return False
+    half = len(signature) // 2
+    r, s = int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big")
+    try:
+        key.verify(encode_dss_signature(r, s), message, ec.ECDSA(digest))
+    except InvalidSignature:
+        return False
+    return True

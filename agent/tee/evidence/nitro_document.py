@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.errors import AgentError
 from agent.tee.evidence import certs
 from agent.tee.evidence.cbor import Tagged, Value, decode
-from agent.tee.evidence.chains import signed_by
 from agent.tee.evidence.reader import malformed
 from agent.tee.evidence.verdict import Check
 
@@ -110,7 +109,9 @@ def verify(document: NitroDocument) -> tuple[Check, ...]:
         bundle = [certs.load_der(each) for each in document.bundle]
     except AgentError as error:
         return (Check("document signature", passed=False, detail=error.detail),)
-    signed = signed_by(leaf.public_key(), document.signature, document.signed, ec.SECP384R1, hashes.SHA384())
+    signed = certs.signed_by(
+        leaf.public_key(), document.signature, document.signed, ec.SECP384R1, hashes.SHA384()
+    )
     found = certs.path(leaf, bundle, frozenset({certs.key_pin(bundle[0])})) if bundle else None
     root = hashlib.sha256(document.bundle[0]).hexdigest() if bundle else "none"
     return (

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import AgentError
 from agent.tee.evidence import certs
-from agent.tee.evidence.chains import chain_to_root, signed_by
 from agent.tee.evidence.pck import Pck, parse_pck
 from agent.tee.evidence.quote import INTEL_VENDOR, SGX, TDX, Quote
 from agent.tee.evidence.reader import malformed
@@ -93,7 +92,7 @@ def _quote_signature(quote: Quote) -> Check:
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + quote.attestation_key)
     except ValueError:
         return Check(name, passed=False, detail="the attestation key is no point of P-256")
-    passed = signed_by(key, quote.signature, quote.signed, ec.SECP256R1, hashes.SHA256())
+    passed = certs.signed_by(key, quote.signature, quote.signed, ec.SECP256R1, hashes.SHA256())
     return Check(name, passed, "by the attestation key" if passed else "not by the attestation key")
 
 
@@ -112,7 +111,7 @@ def _qe_signature(quote: Quote, chain: Sequence[x509.Certificate], problem: str)
     name = "QE report signature"
     if not chain:
         return Check(name, passed=False if quote.chain_pem else None, detail=problem)
-    passed = signed_by(
+    passed = certs.signed_by(
         chain[0].public_key(), quote.qe_signature, quote.qe_report, ec.SECP256R1, hashes.SHA256()
     )
     return Check(name, passed, f"{'by' if passed else 'not by'} {certs.name(chain[0])}")
@@ -138,7 +137,7 @@ def _pck_chain(chain: Sequence[x509.Certificate], problem: str, roots: Roots) ->
         pck = parse_pck(chain[0])
     except AgentError as error:
         return Check(name, passed=False, detail=error.detail)
-    found = chain_to_root(chain, roots.certificates, roots.intel)
+    found = certs.path(chain[0], [*chain[1:], *map(certs.load_der, roots.certificates)], roots.intel)
     if found is None:
         return Check(name, passed=False, detail="does not end at an accepted root")
     return Check(

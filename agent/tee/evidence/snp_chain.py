@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import AgentError
 from agent.tee.evidence import certs, der
-from agent.tee.evidence.chains import signed_by
 from agent.tee.evidence.verdict import Check
 
 if TYPE_CHECKING:
@@ -211,7 +210,7 @@ def _signature(report: SnpReport, vek: _Vek) -> Check:
             detail=f"algorithm {report.signature_algorithm} is not ECDSA P-384 with SHA-384",
         )
     raw = report.signature_r[::-1] + report.signature_s[::-1]
-    holds = signed_by(vek.certificate.public_key(), raw, report.signed, ec.SECP384R1, hashes.SHA384())
+    holds = certs.signed_by(vek.certificate.public_key(), raw, report.signed, ec.SECP384R1, hashes.SHA384())
     return Check(
         name,
         passed=holds,

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.errors import AgentError
 from agent.tee.evidence import certs
-from agent.tee.evidence.chains import chain_to_root, signed_by
 from agent.tee.evidence.reader import Reader
 from agent.tee.evidence.verdict import Check
 
@@ -228,12 +227,14 @@ def _unknown(why: str, *, passed: bool | None) -> list[Check]:
 
 
 def _signature(report: SpdmReport, leaf: x509.Certificate) -> Check:
-    passed = signed_by(leaf.public_key(), report.signature, report.signed, ec.SECP384R1, hashes.SHA384())
+    passed = certs.signed_by(
+        leaf.public_key(), report.signature, report.signed, ec.SECP384R1, hashes.SHA384()
+    )
     return Check("report signature", passed, f"{'by' if passed else 'not by'} {certs.name(leaf)}")
 
 
 def _chain(chain: Sequence[x509.Certificate], roots: Roots) -> Check:
-    found = chain_to_root(chain, roots.certificates, roots.nvidia)
+    found = certs.path(chain[0], [*chain[1:], *map(certs.load_der, roots.certificates)], roots.nvidia)
     return Check(
         "device chain",
         found is not None,

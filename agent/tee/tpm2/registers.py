@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from agent.clock import Deadline, SystemClock
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.tee.evidence.tpm import INIT_DATA_PCR
 from agent.tee.tpm2 import client, codes, commands
 from agent.tee.tpm2.device import Tpm
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 ALGORITHM: Final = "sha256"
 DIGEST_SIZE: Final = 32
-INIT_DATA_PCR: Final = 8
 DEFAULT_PCR: Final = 15
 """Where events go that name no register. Upstream's default, 17, belongs to a dynamic launch, and TPMs do not
 let an operating system extend it (user_pains.md row 21)."""
