@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.cli.sources import ALL_ROLES, add_config_options, load_config
+from agent.cli.sources import ALL_ROLES, add_config_options, add_initdata_options, bind_initdata, load_config
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments."""
     add_config_options(parser)
+    add_initdata_options(parser)
     parser.add_argument(
         "--role",
         action="append",
@@ -25,7 +26,8 @@ def run(arguments: Namespace) -> int:
     """Serve in the foreground until a signal."""
     roles = frozenset(arguments.role or ALL_ROLES)
     config = load_config(arguments, roles)
+    init_data = bind_initdata(arguments, config.attester) if "attester" in roles else None
     from agent.cli.run import run_daemon  # noqa: PLC0415  # after the configuration proved good
     from agent.daemon import Role  # noqa: PLC0415
 
-    return run_daemon(config, frozenset(Role(name) for name in roles))
+    return run_daemon(config, frozenset(Role(name) for name in roles), init_data=init_data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Mapping
 
-    from agent.config.model import Config
+    from agent.config.model import Attester, Config
 
 AGENT_CONFIG = "/etc/coco-agent/agent.toml"
 """Read when it is there and no other file is named. Part of the measured image."""
@@ -63,7 +65,13 @@ def load_config(arguments: Namespace, roles: frozenset[str] = ALL_ROLES) -> Conf
 
 
 def load_files(
-    aa: str | None, cdh: str | None, agent: str | None, arguments: Mapping[str, str], roles: frozenset[str]
+    aa: str | None,
+    cdh: str | None,
+    agent: str | None,
+    arguments: Mapping[str, str],
+    roles: frozenset[str],
+    *,
+    environ: Mapping[str, str] = os.environ,
 ) -> Config:
     """Read files, environment and kernel command line into one configuration.
 
@@ -72,7 +80,8 @@ def load_files(
         cdh: cdh.toml, or None.
         agent: agent.toml; None for :data:`AGENT_CONFIG` if that exists.
         arguments: dotted model field to text, from the command line.
-        roles: what this process serves; settings of other roles are not judged.
+        roles: what is served with it; settings of other roles are not judged.
+        environ: of whoever wants it served.
 
     Raises:
         AgentError: CONFIG_INVALID, FILE_UNSAFE.
@@ -85,11 +94,50 @@ def load_files(
         aa=aa,
         cdh=cdh,
         agent=agent,
-        environ=os.environ,
+        environ=environ,
         cmdline=kernel_command_line(),
         arguments=arguments,
         roles=roles,
     )
+
+
+def add_initdata_options(parser: ArgumentParser) -> None:
+    """Init-data, which is held against the hardware before anything is served."""
+    binding = parser.add_mutually_exclusive_group()
+    binding.add_argument(
+        "-t", "--initdata-toml", "--initdata_toml", metavar="FILE", help="init-data to bind and to send"
+    )
+    binding.add_argument(
+        "-i", "--initdata-digest", "--initdata_digest", metavar="BASE64", help="init-data digest to bind"
+    )
+
+
+def bind_initdata(arguments: Namespace, settings: Attester) -> str | None:
+    """Bind what :func:`add_initdata_options` was given; its text, when it is a document.
+
+    Raises:
+        AgentError: INIT_DATA_MISMATCH and others of :mod:`agent.tee.binding`; CONFIG_INVALID, not base64.
+    """
+    if not arguments.initdata_toml and not arguments.initdata_digest:
+        return None
+    import asyncio  # noqa: PLC0415  # only for those who have init-data
+
+    from agent.clock import Deadline, SystemClock  # noqa: PLC0415
+    from agent.config import limits  # noqa: PLC0415
+    from agent.tee.binding import bind_digest, bind_document  # noqa: PLC0415
+
+    deadline = Deadline.after(SystemClock(), limits.BIND_DEADLINE)
+    if arguments.initdata_toml:
+        return asyncio.run(bind_document(arguments.initdata_toml, settings, deadline))
+    asyncio.run(bind_digest(_digest(arguments.initdata_digest), settings, deadline))
+    return None
+
+
+def _digest(encoded: str) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        raise AgentError(ErrorCode.CONFIG_INVALID, "--initdata-digest is not standard base64") from None
 
 
 def kernel_command_line() -> str:

@@ -20,18 +20,22 @@ EXIT_USAGE = 2
 
 def fail(error: AgentError, *, as_json: bool = False) -> int:
     """Print an error with its next step to standard error; the exit status."""
-    message, hint = words(error)
     if as_json:
+        message, hint = words(error)
         print_json(
             {"code": error.code.name, "message": message, "hint": hint, "detail": error.detail},
             file=sys.stderr,
         )
         return EXIT_FAILED
-    print(f"error: {error.code.name}: {message}", file=sys.stderr)
-    if error.detail:
-        print(f"  cause: {error.detail}", file=sys.stderr)
-    print(f"  next:  {hint}", file=sys.stderr)
+    sys.stderr.write(told(error))
     return EXIT_FAILED
+
+
+def told(error: AgentError) -> str:
+    """An error with its cause and its next step, a line each."""
+    message, hint = words(error)
+    cause = f"  cause: {error.detail}\n" if error.detail else ""
+    return f"error: {error.code.name}: {message}\n{cause}  next:  {hint}\n"
 
 
 def words(error: AgentError) -> tuple[str, str]:

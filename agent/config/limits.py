@@ -324,6 +324,12 @@ SESSION_MAX_LIFE: Final = 24 * 3600.0
 SESSION_LIFE: Final = 300.0
 """Life of the broker's session when its cookie names none: Trustee's default, counted from /auth."""
 
+LAUNCHERS_MAX: Final = 8
+"""Launchers connected at once; there are two programs that hand over, and each may be restarted."""
+
+LAUNCH_DEADLINE: Final = 10.0
+"""Opening a launcher's role; it gives up after 3 s of silence itself."""
+
 STOP_GRACE: Final = 3.0
 """Time for requests under way when the daemon stops."""
 

@@ -313,9 +313,11 @@ class Control:
 
     Attributes:
         socket: listen address, ``unix://<path>``; empty: there is none.
+        launchers: whether an attester serves the roles of launchers that are started after it.
     """
 
     socket: str = CONTROL_SOCKET
+    launchers: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,10 @@ class Health:
         """
         self._checks[name] = check
 
+    def remove(self, name: str) -> None:
+        """Forget a check whose part is closed."""
+        self._checks.pop(name, None)
+
     def started(self) -> None:
         """All sockets are open."""
         self._phase = None

@@ -64,6 +64,7 @@ class Metrics:
         self._requests = self._counter("requests", "Requests by API.", "api", "verb", "result")
         self._devices = self._counter("device_evidence", "Evidence of devices.", "tee", "result")
         self._cache = self._counter("resource_cache_requests", "Resource cache look-ups.", "result")
+        self._files: Gauge | None = None
         # labels() validates and locks each time; all values come from closed sets, so these stay small.
         self._by_request: dict[tuple[str, str, str], Counter] = {}
         self._by_cache: dict[str, Counter] = {}
@@ -149,9 +150,13 @@ class Metrics:
 
     def watch_credentials(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Export how many ``[[credentials]]`` are in each state: ``pending``, ``written`` or ``failed``."""
-        gauge = Gauge("coco_credentials", "Files to provision, by state.", ["state"], registry=self.registry)
+        if self._files is None:
+            # A hub that is opened anew provisions anew, on the same instrument.
+            self._files = Gauge(
+                "coco_credentials", "Files to provision, by state.", ["state"], registry=self.registry
+            )
         for state in counts():
-            gauge.labels(state).set_function(partial(_of, counts, state))
+            self._files.labels(state).set_function(partial(_of, counts, state))
 
     def watch_clock(self, offset: Callable[[], float | None]) -> None:
         """Export how far the guest's clock is ahead of the broker's; NaN while that is not known."""

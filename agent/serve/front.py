@@ -49,6 +49,9 @@ class Front:
         kept: what the hub can answer without asking anybody, by URI; None when that is nothing.
         changed: told what changed about this guest that the broker may judge it by.
 
+    Attributes:
+        hub, attester, kept: as given; whoever opens and closes roles sets them anew.
+
     Every method raises AgentError: FEATURE_DISABLED (role missing), PAYLOAD_TOO_LARGE, DEADLINE_EXCEEDED,
     INTERNAL, or what the role raised.
     """
@@ -64,12 +67,12 @@ class Front:
         kept: Callable[[str], Fetched | None] | None = None,
         changed: Callable[[str], None] | None = None,
     ) -> None:
-        self._hub = hub
-        self._attester = attester
+        self.hub = hub
+        self.attester = attester
         self._metrics = metrics
         self._audit = audit
         self._clock = clock
-        self._kept = kept
+        self.kept = kept
         self._changed = changed
         self._ids: list[str] = []
 
@@ -97,7 +100,7 @@ class Front:
 
         ``refresh`` asks the broker, whatever is kept.
         """
-        kept = self._kept
+        kept = self.kept
 
         async def work() -> Fetched:
             # T-REST-1, T-TTRPC-1: bounded before anybody parses it.
@@ -252,14 +255,14 @@ class Front:
         await self._run(call, "bind_init_data", work)
 
     def _need_hub(self) -> HubRole:
-        if self._hub is None:
+        if self.hub is None:
             raise AgentError(ErrorCode.FEATURE_DISABLED, "this daemon holds no hub role")
-        return self._hub
+        return self.hub
 
     def _need_attester(self) -> AttesterRole:
-        if self._attester is None:
+        if self.attester is None:
             raise AgentError(ErrorCode.FEATURE_DISABLED, "this daemon holds no attester role")
-        return self._attester
+        return self.attester
 
     async def _run(
         self,

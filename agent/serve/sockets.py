@@ -86,20 +86,23 @@ def parse_address(text: str) -> UnixAddress:
     return UnixAddress(name, abstract)
 
 
-def listen_unix(address: UnixAddress | str, *, mode: int = SOCKET_MODE) -> BoundSocket:
-    """A bound, listening, non-blocking stream socket.
+def listen_unix(
+    address: UnixAddress | str, *, mode: int = SOCKET_MODE, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> BoundSocket:
+    """A bound, listening, non-blocking socket.
 
     Whatever is at the final name is replaced, a live socket and a symbolic link included.
 
     Args:
         address: or its text.
         mode: permissions of the socket file.
+        kind: stream, or SOCK_SEQPACKET.
 
     Raises:
         AgentError: CONFIG_INVALID.
     """
     where = parse_address(address) if isinstance(address, str) else address
-    listener = BoundSocket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener = BoundSocket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     try:
         if where.abstract:
             listener.bind(where.target)

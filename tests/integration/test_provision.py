@@ -61,6 +61,7 @@ async def test_the_socket_never_waits_and_the_state_shows(tmp_path: Path) -> Non
 
 
 async def test_a_credential_comes_once_the_broker_has_it(place: Playground, tmp_path: Path) -> None:
+    assert place.daemon.hub is not None
     tried, uploaded = asyncio.Event(), asyncio.Event()
 
     async def sleep(seconds: float) -> None:
@@ -69,7 +70,7 @@ async def test_a_credential_comes_once_the_broker_has_it(place: Playground, tmp_
 
     provisioner = Provisioner(
         [Credential(f"{FOLDER}/kms-credential/aws/credential.json", "kbs:///default/aws/credential")],
-        place.daemon._fetch_credential,
+        place.daemon.hub._fetch_credential,
         root=str(tmp_path),
         sleep=sleep,
     )
@@ -86,5 +87,6 @@ async def test_a_credential_comes_once_the_broker_has_it(place: Playground, tmp_
 
 
 async def test_without_credentials_there_is_nothing_of_it(place: Playground) -> None:
-    assert place.daemon.provisioner is None
+    assert place.daemon.hub is not None
+    assert place.daemon.hub.provisioner is None
     assert b"coco_credentials" not in (await http(f"{place.rest}/metrics")).body

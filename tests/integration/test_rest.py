@@ -15,7 +15,8 @@ from agent.config import limits
 from agent.config.model import Features, Gateway
 from agent.errors import AgentError, ErrorCode
 from agent.serve.rest import listen
-from agent.serve.rest.listen import bind_tcp, serve
+from agent.serve.rest.address import bind_tcp
+from agent.serve.rest.listen import serve
 from agent.serve.sockets import listen_unix
 from tests.unit.serve.rest import parts
 from tests.unit.serve.rest.parts import KEY, Gate

@@ -158,8 +158,8 @@ async def test_a_simulated_tee_reaches_a_secret(tee: str) -> None:
     async with running(tee) as place:
         assert await secret(place) == (200, SECRET)
         assert place.kbs.counters["attest_ok"] == 1
-        assert place.daemon.evidence is not None
-        assert place.daemon.evidence.tee == tee
+        assert place.daemon.attester is not None
+        assert place.daemon.attester.evidence.tee == tee
 
 
 @pytest.mark.parametrize("tee", TEES)

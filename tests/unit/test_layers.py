@@ -25,6 +25,7 @@ HEIGHT = {
     "config": 15,
     "protos": 10,
     "hardening": 5,
+    "handover": 5,
     "flight": 5,
     "files": 5,
     "roles": 4,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import re
 import resource
-import socket
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from agent.config import limits
-from agent.errors import AgentError, ErrorCode
+from agent.errors import ErrorCode
 from agent.http import aiohttp, web
 from agent.observe.redact import locations
 from agent.serve.rest.answers import Answer, RestError
@@ -19,50 +16,11 @@ from agent.serve.rest.app import Incoming
 from agent.serve.rest.guard import peer_of
 
 if TYPE_CHECKING:
+    import socket
+
     from agent.serve.rest.app import App
 
 _log = logging.getLogger(__name__)
-
-_BIND: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-
-
-def bind_tcp(address: str) -> socket.socket:
-    """Bind and listen on a literal ``IP:port``; ``[::]`` serves IPv4 as well.
-
-    Args:
-        address: as ``127.0.0.1:8006`` or ``[::1]:8006``. Port 0 takes a free one.
-
-    Raises:
-        AgentError: CONFIG_INVALID for a host name or anything else that is not a literal address, and
-            for an address that cannot be bound.
-    """
-    match = _BIND.fullmatch(address)
-    port = int(match["port"]) if match else 0
-    try:
-        ip = ipaddress.ip_address((match["six"] or match["four"]) if match else "")
-    except ValueError:
-        ip = None
-    if match is None or ip is None or port > 65535 or (ip.version == 6) != (match["six"] is not None):
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the REST address is not a literal IP:port")
-    family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
-    try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise AgentError(
-            ErrorCode.CONFIG_INVALID, f"no socket for the REST address: {error.strerror}"
-        ) from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind((str(ip), port))
-        sock.listen(limits.REST_BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise AgentError(
-            ErrorCode.CONFIG_INVALID, f"the REST address cannot be bound: {error.strerror}"
-        ) from None
-    return sock
 
 
 class Running:

@@ -6,15 +6,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.cli import launchers
+from agent.cli import launch
 from agent.cli.main import COMMANDS, Command, build_parser, main
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -43,18 +41,18 @@ def test_the_example_is_accepted_by_the_parser(command: Command) -> None:
     ("program", "flags"),
     [
         (
-            launchers.attestation_agent,
+            "attestation-agent",
             ["--attestation_sock", "--config-file", "--initdata-toml", "--initdata-digest", "--version"],
         ),
-        (launchers.confidential_data_hub, ["-c"]),
-        (launchers.api_server_rest, ["--bind", "--features", "--cdh_addr", "--aa_addr"]),
+        ("confidential-data-hub", ["-c"]),
+        ("api-server-rest", ["--bind", "--features", "--cdh_addr", "--aa_addr"]),
     ],
 )
 def test_launchers_take_upstreams_flags(
-    program: Callable[[list[str]], int], flags: list[str], capsys: pytest.CaptureFixture[str]
+    program: str, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        program(["--help"])
+        launch.launch(program, ["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     for flag in flags:
@@ -63,7 +61,7 @@ def test_launchers_take_upstreams_flags(
 
 def test_launchers_print_upstreams_version_words(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        launchers.api_server_rest(["--version"])
+        launch.launch("api-server-rest", ["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("Guest Components Version: ")
 
@@ -79,6 +77,21 @@ def test_no_command_and_help_import_nothing_heavy() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).resolve().parents[3],
+        cwd=ROOT,
     )
     assert done.stderr.strip() == "[]"
+
+
+def test_a_launcher_imports_next_to_nothing_before_it_knows_whether_a_daemon_is_there() -> None:
+    program = "bare = set(sys.modules); import agent.cli.launch; print(*sorted(set(sys.modules) - bare))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(ROOT)!r}); {program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours = {"agent", "agent.cli", "agent.cli.launch", "agent.handover"}
+    loaded = set(done.stdout.split())
+    assert ours <= loaded
+    assert not loaded & {"typing", "argparse", "json", "logging", "asyncio", "dataclasses", "tomllib", "re"}
+    assert len(loaded) < 40

@@ -1,0 +1,73 @@
+"""Opening the roles of launchers in a daemon that runs (``agent/handover.py``)."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from agent import handover
+from agent.cli import launchers, text
+from agent.daemon import Role
+from agent.errors import AgentError
+from agent.serve.launchers import AloneError, Plan, RefusedError
+from agent.serve.rest.address import parse_bind
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable
+
+    from agent.daemon import Daemon
+
+log = logging.getLogger("coco.launchers")
+
+
+class Host:
+    """Says how the roles of launchers are opened in a daemon.
+
+    Args:
+        daemon: that serves them.
+        own: roles it was started with; these are not taken over.
+    """
+
+    def __init__(self, daemon: Daemon, own: frozenset[Role]) -> None:
+        self._daemon = daemon
+        self._own = own
+
+    def plan(self, wanted: handover.Wanted) -> Plan:
+        """What to do for one launcher.
+
+        Raises:
+            RefusedError: its command line or its configuration is wrong.
+            AloneError: its role cannot be served from here.
+        """
+        role = Role(launchers.ROLES.get(wanted.program, Role.ATTESTER.value))
+        if role is Role.ATTESTER or role in self._own:
+            raise AloneError(f"the {role.value} role of this process is not handed over")
+        if role is Role.HUB and wanted.network != handover.network_namespace():
+            # Its broker may be reachable from there only.
+            raise AloneError("another network namespace")
+        try:
+            config = launchers.read(wanted.program, wanted.arguments, wanted.environ, wanted.folder).config
+            bind = parse_bind(config.gateway.bind) if role is Role.GATEWAY else None
+        except launchers.UsageError as error:
+            raise RefusedError(text.EXIT_USAGE, str(error)) from None
+        except AgentError as error:
+            raise _refused(error) from None
+
+        async def opened(listener: socket.socket | None) -> None:
+            await _or_refused(self._daemon.open(role, config, listener))
+
+        return Plan(role.value, bind, opened, partial(self._daemon.close, role))
+
+
+async def _or_refused(opening: Awaitable[None]) -> None:
+    try:
+        await opening
+    except AgentError as error:
+        raise _refused(error) from None
+
+
+def _refused(error: AgentError) -> RefusedError:
+    log.warning("a launcher is refused", extra={"code": error.code.name, "detail": error.detail})
+    return RefusedError(text.EXIT_FAILED, text.told(error))

@@ -1,0 +1,138 @@
+"""``attestation-agent``, ``confidential-data-hub``, ``api-server-rest``, as kata-agent starts them.
+
+The attester becomes the daemon. The other two ask it to open their role and stay in the foreground for as
+long as it is open; where no daemon answers, they run their role alone. Until that is known nothing heavy is
+imported (see ``agent/handover.py``).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import sys
+
+from agent import handover
+
+TYPE_CHECKING = False  # typing itself takes 6 to 20 ms to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+_ABOUT_ITSELF = frozenset({"-h", "--help", "-V", "--version"})
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def attestation_agent() -> int:
+    """The attester role, and the daemon for the others."""
+    return _alone("attestation-agent", sys.argv[1:])
+
+
+def confidential_data_hub() -> int:
+    """The hub role."""
+    return launch("confidential-data-hub", sys.argv[1:])
+
+
+def api_server_rest() -> int:
+    """The gateway role."""
+    return launch("api-server-rest", sys.argv[1:])
+
+
+def launch(program: str, arguments: Sequence[str]) -> int:
+    """Hand the role to the daemon, or run it alone; the exit status."""
+    if not _ABOUT_ITSELF.intersection(arguments):
+        status = _hand_over(program, arguments)
+        if status is not None:
+            return status
+    return _alone(program, arguments)
+
+
+def _alone(program: str, arguments: Sequence[str]) -> int:
+    from agent.cli.launchers import run  # noqa: PLC0415  # everything a daemon needs
+
+    return run(program, arguments)
+
+
+def _hand_over(program: str, arguments: Sequence[str]) -> int | None:
+    """The exit status, once the role is over; None when it has to be run here."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.settimeout(handover.WAIT)
+        try:
+            daemon.connect(handover.PATH)
+            _admit(daemon)
+            daemon.sendall(handover.Wanted.of_this_process(program, arguments).encode())
+            answer = _receive(daemon)
+            if answer[:1] == [b"bind"]:
+                answer = _bind(daemon, answer)
+        except OSError:
+            return None  # nobody there, or nobody in time: closing the connection takes the wish back
+        match answer:
+            case [b"done"]:
+                return _stay(program, daemon)
+            case [b"fail", status, text]:
+                sys.stderr.write(os.fsdecode(text))
+                return int(status)
+            case _:
+                return None
+
+
+def _admit(daemon: socket.socket) -> None:
+    # T-CTRL-4: arguments go to root or to ourselves, whoever made a socket at that name.
+    peer = array.array("i", daemon.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if peer[1] not in {0, os.geteuid()}:
+        raise PermissionError
+
+
+def _receive(daemon: socket.socket) -> list[bytes]:
+    return handover.decode(daemon.recv(handover.MESSAGE_MAX))
+
+
+def _bind(daemon: socket.socket, answer: list[bytes]) -> list[bytes]:
+    """Make the gateway's listening socket here, where the pod's network is, and pass it."""
+    host, port, backlog = (os.fsdecode(field) for field in answer[1:4])
+    try:
+        listener = handover.listen_tcp(host, int(port), int(backlog))
+    except OSError as error:
+        text = f"error: CONFIG_INVALID: the REST address cannot be bound: {error.strerror}\n"
+        return [b"fail", b"1", text.encode()]
+    with listener:
+        rights = array.array("i", [listener.fileno()])
+        daemon.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    return _receive(daemon)
+
+
+class _Stopped(Exception):  # noqa: N818  # nothing failed
+    """A signal asks this program to end."""
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _Stopped
+
+
+def _stay(program: str, daemon: socket.socket) -> int:
+    """Wait until the daemon ends the role, or a signal does."""
+    try:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, _stop)
+        daemon.settimeout(None)
+        last = _last(daemon)
+    except _Stopped:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        # The daemon closes the role and then the connection: no socket is left behind when we are gone.
+        daemon.settimeout(2 * handover.WAIT)
+        daemon.shutdown(socket.SHUT_WR)
+        _last(daemon)
+        return 0
+    if last == [b"end"]:
+        return 0
+    sys.stderr.write(f"error: {program}: the daemon that served this role is gone\n")
+    return 1
+
+
+def _last(daemon: socket.socket) -> list[bytes]:
+    try:
+        return _receive(daemon)
+    except OSError:
+        return []

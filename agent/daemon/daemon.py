@@ -1,0 +1,204 @@
+"""The roles of one process, from start to stop.
+
+The daemon needs no network, no clock and no broker to start: it listens first and attests when somebody
+asks. Roles can be opened and closed while it runs: kata-agent starts three programs in order, and the later
+ones hand their role to the first (``agent/cli/launch.py``).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from agent.clock import SystemClock
+from agent.daemon.attester import AttesterPart
+from agent.daemon.shared import ALL_ROLES, Role, Shared, log
+from agent.errors import AgentError, ErrorCode
+from agent.serve.sockets import parse_address
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from agent.clock import Clock
+    from agent.config.model import Config
+    from agent.daemon.gateway import GatewayPart
+    from agent.daemon.hub import HubPart
+    from agent.tee.base import EvidenceSource
+
+
+class _Part(Protocol):
+    async def open(self, listener: socket.socket | None = None) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Daemon:
+    """The roles of one process.
+
+    Attributes:
+        config: of whoever started the process. A role opened later has its own.
+        attester: the part, while it is there; likewise ``hub`` and ``gateway``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        roles: frozenset[Role] = ALL_ROLES,
+        *,
+        clock: Clock | None = None,
+        init_data: str | None = None,
+        evidence: EvidenceSource | None = None,
+        listeners: Mapping[Role, socket.socket] = MappingProxyType({}),
+    ) -> None:
+        """Build the parts; nothing is opened yet.
+
+        Args:
+            config: the effective configuration.
+            roles: which roles to serve; the others are reached by their sockets.
+            clock: injected in tests.
+            init_data: TOML text to send with every attestation, verified by the caller.
+            evidence: injected in tests; detected from the platform otherwise.
+            listeners: listening sockets that somebody else made for these roles.
+        """
+        self.config = config
+        self._shared = Shared(config.observe, clock or SystemClock())
+        self.metrics, self.health = self._shared.metrics, self._shared.health
+        self._listeners = dict(listeners)
+        self.attester: AttesterPart | None = None
+        self.hub: HubPart | None = None
+        self.gateway: GatewayPart | None = None
+        if Role.ATTESTER in roles:
+            settings = config.attester
+            self.attester = AttesterPart(self._shared, settings, init_data=init_data, evidence=evidence)
+        if Role.HUB in roles:
+            self.hub = self._build_hub(config, self.attester)
+        if Role.GATEWAY in roles:
+            self.gateway = self._build_gateway(config)
+            self.gateway.connect(self.hub, self.attester)
+
+    def _build_hub(self, config: Config, attester: AttesterPart | None) -> HubPart:
+        from agent.daemon.hub import HubPart  # noqa: PLC0415  # an attester alone does not pay for it
+
+        return HubPart(self._shared, config.hub, config.control.socket, attester)
+
+    def _build_gateway(self, config: Config) -> GatewayPart:
+        from agent.daemon.gateway import GatewayPart  # noqa: PLC0415  # others do not pay for HTTP
+
+        return GatewayPart(self._shared, config)
+
+    async def start(self) -> None:
+        """Open the sockets of all roles; each becomes visible only once it is listening.
+
+        Raises:
+            AgentError: CONFIG_INVALID for an address that cannot be bound. Nothing stays open.
+        """
+        parts: dict[Role, _Part | None] = {
+            Role.ATTESTER: self.attester,
+            Role.HUB: self.hub,
+            Role.GATEWAY: self.gateway,
+        }
+        _warn(self.config)
+        try:
+            for role, part in parts.items():
+                if part is not None:
+                    await part.open(self._listeners.pop(role, None))
+        except BaseException:
+            await self.stop()
+            raise
+        self.health.started()
+
+    async def open(self, role: Role, config: Config, listener: socket.socket | None = None) -> None:
+        """Open the hub or the gateway with a configuration of its own, in place of the one that is open.
+
+        It uses the roles of this process that are served where its configuration looks for them.
+
+        Args:
+            role: not the attester, which init-data is bound to before the process serves anything.
+            config: of this role.
+            listener: see the parts.
+
+        Raises:
+            AgentError: CONFIG_INVALID; then the role is not open.
+        """
+        _warn(config)
+        if role is Role.HUB:
+            attester = self.attester
+            if attester is not None and not _same(attester.address, config.hub.aa_socket):
+                attester = None
+            hub = self._build_hub(config, attester)
+            await self.close(role)
+            await _opened(hub, listener)
+            self.hub = hub
+        elif role is Role.GATEWAY:
+            gateway = self._build_gateway(config)
+            await self.close(role)
+            self.gateway = gateway
+            self._connect()
+            try:
+                await _opened(gateway, listener)
+            except BaseException:
+                self.gateway = None
+                raise
+        else:
+            raise AgentError(ErrorCode.CONFIG_INVALID, "the attester role is not opened later")
+        self._connect()
+
+    async def close(self, role: Role) -> None:
+        """Close the hub or the gateway, if it is open; the others go on."""
+        if role is Role.HUB and self.hub is not None:
+            hub, self.hub = self.hub, None
+            self._connect()
+            await hub.close()
+        elif role is Role.GATEWAY and self.gateway is not None:
+            gateway, self.gateway = self.gateway, None
+            await gateway.close()
+
+    def _connect(self) -> None:
+        """Have the gateway ask the roles of this process that are where it looks for them."""
+        if self.gateway is None:
+            return
+        hub, attester, settings = self.hub, self.attester, self.gateway.settings
+        if hub is not None and not _same(hub.address, settings.cdh_address):
+            hub = None
+        if attester is not None and not _same(attester.address, settings.aa_address):
+            attester = None
+        self.gateway.connect(hub, attester)
+
+    async def stop(self) -> None:
+        """Close everything, newest first. Safe to call twice."""
+        self.health.stopping()
+        for part in (self.gateway, self.hub, self.attester):
+            if part is not None:
+                await part.close()
+        await self._shared.stops.run()
+
+    @property
+    def rest_url(self) -> str:
+        """Base URL of the REST API, with the port that was really bound; empty without a gateway."""
+        return "" if self.gateway is None else self.gateway.rest_url
+
+    @property
+    def grpc_address(self) -> str:
+        """Address of the gRPC services, with the port that was really bound; empty when there are none."""
+        return "" if self.hub is None else self.hub.grpc_address
+
+
+def _same(one: str, other: str) -> bool:
+    with suppress(AgentError):
+        return parse_address(one) == parse_address(other)
+    return False
+
+
+async def _opened(part: _Part, listener: socket.socket | None) -> None:
+    try:
+        await part.open(listener)
+    except BaseException:
+        await part.close()
+        raise
+
+
+def _warn(config: Config) -> None:
+    """Say once what an operator would otherwise find out at 3 a.m."""
+    for warning in config.warnings:
+        log.warning("configuration", extra={"reason": warning})

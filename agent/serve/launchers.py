@@ -1,0 +1,224 @@
+"""The daemon's side of the hand-over: roles opened for launchers (``agent/handover.py``)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent import handover
+from agent.config import limits
+from agent.serve.sockets import SCHEME, BoundSocket, listen_unix
+from agent.serve.ttrpc.server import peer_text, peer_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger("coco.launchers")
+
+_RIGHTS: Final = socket.CMSG_SPACE(4 * limits.LAUNCHERS_MAX)
+
+
+class RefusedError(Exception):
+    """The launcher is to print a text and exit.
+
+    Args:
+        status: exit status.
+        text: for standard error.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status, self.text = status, text
+
+
+class AloneError(Exception):
+    """The launcher is to run its role itself; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a role is opened and closed.
+
+    Attributes:
+        role: its name; a second launcher of the same role takes over from the first.
+        bind: host and port the launcher listens on for us; None: it does not.
+        open: may raise RefusedError; then the role is not open.
+        close: closes it.
+    """
+
+    role: str
+    bind: tuple[str, int] | None
+    open: Callable[[socket.socket | None], Awaitable[None]]
+    close: Callable[[], Awaitable[None]]
+
+
+class Launchers:
+    """Serves launchers on the private socket.
+
+    Args:
+        plan: what to do for one; may raise RefusedError or AloneError.
+    """
+
+    def __init__(self, plan: Callable[[handover.Wanted], Plan]) -> None:
+        self._plan = plan
+        self._listener: BoundSocket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._holders: dict[str, socket.socket] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    def listen(self, path: str = handover.PATH) -> None:
+        """Have connections wait; to be called before anything shows that this process is there.
+
+        Raises:
+            AgentError: CONFIG_INVALID, the socket cannot be made.
+        """
+        # T-CTRL-5: mode 0600; the kernel's word on the caller is looked at as well.
+        self._listener = listen_unix(f"{SCHEME}{path}", kind=socket.SOCK_SEQPACKET)
+
+    def start(self) -> None:
+        """Serve those who wait, and who come."""
+        if self._listener is None:
+            raise AssertionError("listen comes first")
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    async def stop(self) -> None:
+        """Tell all launchers that it is over."""
+        if self._listener is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.unlink()
+        self._listener.close()
+        self._listener = None
+        holders = list(self._holders.values())
+        self._holders.clear()
+        for holder in holders:
+            await _say(holder, b"end")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
+                log.warning("a launcher cannot be accepted", extra={"reason": error.strerror})
+            return
+        connection.setblocking(False)  # noqa: FBT003
+        # T-CTRL-6: there are two programs that hand over; more connections are somebody's loop.
+        if len(self._tasks) >= limits.LAUNCHERS_MAX:
+            connection.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            plan: Plan | None = None
+            try:
+                async with asyncio.timeout(limits.LAUNCH_DEADLINE), self._one_at_a_time:
+                    plan = await self._open(connection)
+                log.info("role opened", extra={"role": plan.role, "peer": peer_text(connection)})
+                with suppress(OSError):
+                    await _receive(connection)  # it says no more: this is its end
+            except RefusedError as refused:
+                await _say(connection, b"fail", str(refused.status), refused.text)
+            except AloneError as alone:
+                log.info("a launcher runs its role itself", extra={"reason": str(alone)})
+                await _say(connection, b"alone", str(alone))
+            except (OSError, ValueError, TimeoutError) as error:
+                log.warning("a launcher was not understood", extra={"error": type(error).__name__})
+            finally:
+                if plan is not None and self._holders.get(plan.role) is connection:
+                    del self._holders[plan.role]
+                    await plan.close()
+                    log.info("role closed", extra={"role": plan.role})
+
+    async def _open(self, connection: socket.socket) -> Plan:
+        if peer_uid(connection) not in {0, os.geteuid()}:
+            raise AloneError("another user's launcher")
+        message, none = await _receive(connection)
+        _close(none)
+        plan = self._plan(handover.Wanted.decode(handover.decode(message)))
+        listener = None if plan.bind is None else await _listener_of(connection, *plan.bind)
+        before = self._holders.pop(plan.role, None)
+        try:
+            await plan.open(listener)
+        except BaseException:
+            if listener is not None:
+                listener.close()
+            raise
+        finally:
+            if before is not None:
+                # Its program may go: the role is its successor's, or nobody's.
+                await _say(before, b"end")
+        self._holders[plan.role] = connection
+        await _say(connection, b"done")
+        return plan
+
+
+async def _listener_of(connection: socket.socket, host: str, port: int) -> socket.socket:
+    """The listening socket a launcher makes where it is."""
+    await _say(connection, b"bind", host, str(port), str(limits.REST_BACKLOG))
+    message, passed = await _receive(connection)
+    if message != b"bound" or len(passed) != 1:
+        _close(passed)
+        raise ValueError("no listening socket")
+    listener = socket.socket(fileno=passed[0])
+    # T-CTRL-7: what is served must be what was asked for, whatever came over the socket.
+    if (
+        listener.family not in {socket.AF_INET, socket.AF_INET6}
+        or listener.type != socket.SOCK_STREAM
+        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        listener.close()
+        raise ValueError("not a listening TCP socket")
+    listener.setblocking(False)  # noqa: FBT003
+    return listener
+
+
+async def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """One message, and the descriptors that came with it."""
+    await _ready(connection)
+    # T-CTRL-8: bounded; the kernel cuts what is longer, and a cut message is refused.
+    message, rights, flags, _ = connection.recvmsg(handover.MESSAGE_MAX, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
+    passed: list[int] = []
+    for level, kind, data in rights:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            passed += memoryview(data[: len(data) // 4 * 4]).cast("i")
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        _close(passed)
+        raise ValueError("a message that is too long")
+    return message, passed
+
+
+async def _ready(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(connection, wake)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(connection)
+
+
+async def _say(connection: socket.socket, *fields: bytes | str) -> None:
+    with suppress(OSError):  # a launcher that is gone is noticed where its messages are read
+        await asyncio.get_running_loop().sock_sendall(connection, handover.encode(*fields))
+
+
+def _close(passed: list[int]) -> None:
+    for descriptor in passed:
+        os.close(descriptor)

@@ -1,0 +1,52 @@
+"""Where the REST API listens: a literal address, judged and bound."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final
+
+from agent.config import limits
+from agent.errors import AgentError, ErrorCode
+from agent.handover import listen_tcp
+
+if TYPE_CHECKING:
+    import socket
+
+_BIND: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+def bind_tcp(address: str) -> socket.socket:
+    """Bind and listen on a literal ``IP:port``; ``[::]`` serves IPv4 as well.
+
+    Args:
+        address: as ``127.0.0.1:8006`` or ``[::1]:8006``. Port 0 takes a free one.
+
+    Raises:
+        AgentError: CONFIG_INVALID for a host name or anything else that is not a literal address, and
+            for an address that cannot be bound.
+    """
+    host, port = parse_bind(address)
+    try:
+        return listen_tcp(host, port, limits.REST_BACKLOG)
+    except OSError as error:
+        raise AgentError(
+            ErrorCode.CONFIG_INVALID, f"the REST address cannot be bound: {error.strerror}"
+        ) from None
+
+
+def parse_bind(address: str) -> tuple[str, int]:
+    """Host and port of a literal ``IP:port``.
+
+    Raises:
+        AgentError: CONFIG_INVALID, anything else.
+    """
+    match = _BIND.fullmatch(address)
+    port = int(match["port"]) if match else 0
+    try:
+        ip = ipaddress.ip_address((match["six"] or match["four"]) if match else "")
+    except ValueError:
+        ip = None
+    if match is None or ip is None or port > 65535 or (ip.version == 6) != (match["six"] is not None):
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the REST address is not a literal IP:port")
+    return str(ip), port

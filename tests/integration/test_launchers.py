@@ -1,0 +1,248 @@
+"""The hand-over over a real socket: two launchers, one daemon (``agent/serve/launchers.py``)."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+import stat
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent import handover
+from agent.cli import launch
+from agent.serve.launchers import AloneError, Launchers, Plan, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+pytestmark = pytest.mark.integration
+
+
+class Roles:
+    """Opens nothing; remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.listener: socket.socket | None = None
+        self.refuse: Exception | None = None
+
+    def plan(self, wanted: handover.Wanted) -> Plan:
+        if self.refuse is not None:
+            raise self.refuse
+        bind = ("127.0.0.1", 0) if wanted.program == "api-server-rest" else None
+        name = f"{wanted.program} {' '.join(wanted.arguments)}"
+        return Plan(wanted.program, bind, partial(self._open, name), partial(self._close, name))
+
+    async def _open(self, name: str, listener: socket.socket | None) -> None:
+        self.events.append(f"open {name}")
+        self.listener = listener
+
+    async def _close(self, name: str) -> None:
+        self.events.append(f"close {name}")
+
+    async def until(self, count: int) -> list[str]:
+        for _ in range(1000):
+            if len(self.events) >= count:
+                return self.events
+            await asyncio.sleep(0.01)
+        raise AssertionError(self.events)
+
+
+@asynccontextmanager
+async def served(roles: Roles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Launchers]:
+    monkeypatch.setattr(handover, "PATH", str(folder / "launchers.sock"))
+    launchers = Launchers(roles.plan)
+    launchers.listen(handover.PATH)
+    launchers.start()
+    try:
+        yield launchers
+    finally:
+        await launchers.stop()
+
+
+def connected(path: str) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.settimeout(5)
+    client.connect(path)
+    return client
+
+
+async def asked(client: socket.socket, message: bytes) -> list[bytes]:
+    client.sendall(message)
+    return await heard(client)
+
+
+async def heard(client: socket.socket) -> list[bytes]:
+    return handover.decode(await asyncio.to_thread(client.recv, handover.MESSAGE_MAX))
+
+
+def wish(program: str, *arguments: str) -> bytes:
+    return handover.Wanted.of_this_process(program, arguments).encode()
+
+
+async def test_a_role_is_open_for_as_long_as_its_launcher_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch):
+        assert stat.S_IMODE((tmp_path / "launchers.sock").stat().st_mode) == 0o600
+        with connected(handover.PATH) as client:
+            assert await asked(client, wish("confidential-data-hub", "-c", "x")) == [b"done"]
+            assert roles.events == ["open confidential-data-hub -c x"]
+        assert (await roles.until(2))[1] == "close confidential-data-hub -c x"
+    assert not (tmp_path / "launchers.sock").exists()
+
+
+async def test_the_gateways_socket_is_made_by_its_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch):
+        with connected(handover.PATH) as client:
+            answer = await asked(client, wish("api-server-rest"))
+            assert answer[:3] == [b"bind", b"127.0.0.1", b"0"]
+            assert await asyncio.to_thread(launch._bind, client, answer) == [b"done"]
+            assert roles.listener is not None
+            with socket.create_connection(roles.listener.getsockname()):
+                roles.listener.close()
+
+
+async def test_a_second_launcher_of_a_role_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd starts a program anew before the old one is gone, and Kata deletes the socket file."""
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch):
+        with connected(handover.PATH) as first, connected(handover.PATH) as second:
+            await asked(first, wish("confidential-data-hub", "first"))
+            assert await asked(second, wish("confidential-data-hub", "second")) == [b"done"]
+            assert await heard(first) == [b"end"]
+            first.close()
+            await asyncio.sleep(0.05)
+            assert roles.events == ["open confidential-data-hub first", "open confidential-data-hub second"]
+        assert (await roles.until(3))[2] == "close confidential-data-hub second"
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (RefusedError(1, "error: NAME\n"), [b"fail", b"1", b"error: NAME\n"]),
+        (AloneError("not here"), [b"alone", b"not here"]),
+    ],
+)
+async def test_what_cannot_be_opened_is_said(
+    error: Exception, answer: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = Roles()
+    roles.refuse = error
+    async with served(roles, tmp_path, monkeypatch):
+        with connected(handover.PATH) as client:
+            assert await asked(client, wish("confidential-data-hub")) == answer
+            assert await heard(client) == []
+        assert roles.events == []
+
+
+def no_socket(client: socket.socket) -> None:
+    client.sendall(b"bound")
+
+
+def a_pipe(client: socket.socket) -> None:
+    with Path("/dev/null").open() as file:
+        rights = array.array("i", [file.fileno()])
+        client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+def one_that_does_not_listen(client: socket.socket) -> None:
+    with socket.socket() as other:
+        rights = array.array("i", [other.fileno()])
+        client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+def one_that_is_not_tcp(client: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("\0coco-test")
+        other.listen()
+        rights = array.array("i", [other.fileno()])
+        client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+def too_many(client: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        rights = array.array("i", [other.fileno()] * 30)
+        client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+@pytest.mark.parametrize(
+    "answer", [no_socket, a_pipe, one_that_does_not_listen, one_that_is_not_tcp, too_many]
+)
+async def test_only_a_listening_tcp_socket_is_served(
+    answer: Callable[[socket.socket], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch):
+        with connected(handover.PATH) as client:
+            assert (await asked(client, wish("api-server-rest")))[0] == b"bind"
+            answer(client)
+            assert await heard(client) == []
+        assert roles.events == []
+        # Others are served all the same.
+        with connected(handover.PATH) as client:
+            assert await asked(client, wish("confidential-data-hub")) == [b"done"]
+
+
+@pytest.mark.parametrize("message", [b"", b"open", b"\0" * 40, b"x" * (handover.MESSAGE_MAX + 1)])
+async def test_nonsense_ends_the_connection_and_nothing_else(
+    message: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch):
+        with connected(handover.PATH) as client:
+            assert await asked(client, message) == []
+        with connected(handover.PATH) as client:
+            assert await asked(client, wish("confidential-data-hub")) == [b"done"]
+
+
+async def test_launchers_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch):
+        idle = [connected(handover.PATH) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        with connected(handover.PATH) as late:
+            assert await heard(late) == []
+        for one in idle:
+            one.close()
+
+
+async def test_an_orderly_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch) as launchers:
+        with connected(handover.PATH) as client:
+            await asked(client, wish("confidential-data-hub"))
+            await launchers.stop()
+            assert await heard(client) == [b"end"]
+
+
+async def test_a_launcher_runs_alone_where_nobody_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "PATH", str(tmp_path / "nobody"))
+    assert launch._hand_over("confidential-data-hub", []) is None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stale:
+        stale.bind(handover.PATH)
+    assert launch._hand_over("confidential-data-hub", []) is None
+
+
+async def test_a_launcher_runs_alone_where_the_daemon_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "PATH", str(tmp_path / "hangs"))
+    monkeypatch.setattr(handover, "WAIT", 0.1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.bind(handover.PATH)
+        silent.listen()
+        assert await asyncio.to_thread(launch._hand_over, "confidential-data-hub", []) is None
