@@ -79,16 +79,16 @@ class Heartbeat:
     async def beat(self, seconds: float) -> bool:
         """One round: whether all sockets answered within so many seconds, and the manager was told."""
         asked = self._addresses()
-        rounds = [_limited("rest", _ask_rest(asked.rest), seconds)] if asked.rest else []
-        rounds += [_limited(address, _ask_ttrpc(address), seconds) for address in asked.ttrpc]
+        rounds = [_limited(_ask_rest, asked.rest, seconds)] if asked.rest else []
+        rounds += [_limited(_ask_ttrpc, address, seconds) for address in asked.ttrpc]
         answers = await asyncio.gather(*rounds)
         return all(answers) and self._notifier.alive()
 
 
-async def _limited(name: str, question: Awaitable[None], seconds: float) -> bool:
+async def _limited(ask: Callable[[str], Awaitable[None]], address: str, seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
-            await question
+            await ask(address)
     except TimeoutError:
         error = AgentError(ErrorCode.DEADLINE_EXCEEDED, f"no answer within {seconds:g} s")
     except OSError as failure:
@@ -99,7 +99,7 @@ async def _limited(name: str, question: Awaitable[None], seconds: float) -> bool
         return True
     _log.error(
         "our own socket does not answer, the watchdog is not fed",
-        extra={"address": name, "code": error.code.name, "detail": error.detail},
+        extra={"address": address, "code": error.code.name, "detail": error.detail},
     )
     return False
 
