@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from typing import TYPE_CHECKING
 
+from agent.cli.launchers import ROLES as PROGRAMS
 from agent.daemon import ALL_ROLES, Daemon, Role
 from agent.errors import AgentError
 from agent.hardening import harden
 from agent.observe.logs import setup
 from agent.observe.reports import LoopReports
+from agent.observe.sd_notify import Notifier
+from agent.serve.activation import take_listeners
+from agent.serve.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
+    import socket
+
     from agent.config.model import Config
     from agent.serve.launchers import Launchers
 
@@ -32,23 +39,44 @@ def run_daemon(config: Config, roles: frozenset[Role] = ALL_ROLES, *, init_data:
     """
     harden()
     setup(config.observe)
-    asyncio.run(_serve(Daemon(config, roles, init_data=init_data), roles))
+    notifier = Notifier.from_environment(os.environ, os.getpid())
+    listeners = _inherited(roles)
+    asyncio.run(_serve(Daemon(config, roles, init_data=init_data, listeners=listeners), roles, notifier))
     return 0
 
 
-async def _serve(daemon: Daemon, roles: frozenset[Role]) -> None:
+def _inherited(roles: frozenset[Role]) -> dict[Role, socket.socket]:
+    """Sockets that systemd opened; one whose role is not served here is closed, so that nobody waits at it."""
+    inherited: dict[Role, socket.socket] = {}
+    for name, listener in take_listeners(os.environ, os.getpid()).items():
+        role = Role(PROGRAMS[name])
+        if role in roles:
+            inherited[role] = listener
+        else:
+            log.warning("a socket was passed for a role that is not served", extra={"role": role.value})
+            listener.close()
+    return inherited
+
+
+async def _serve(daemon: Daemon, roles: frozenset[Role], notifier: Notifier) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(LoopReports())
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stopped.set)
     launchers = _listen_for_launchers(daemon, roles)
+    heartbeat: asyncio.Task[None] | None = None
     try:
         await daemon.start()
         if launchers is not None:
             launchers.start()
+        notifier.ready(f"serving {', '.join(sorted(role.value for role in roles))}")
+        heartbeat = asyncio.create_task(Heartbeat(notifier, daemon.addresses).run())
         await stopped.wait()
     finally:
+        notifier.stopping()
+        if heartbeat is not None:
+            heartbeat.cancel()
         await daemon.stop()
         if launchers is not None:
             await launchers.stop()

@@ -15,6 +15,7 @@ from agent.clock import SystemClock
 from agent.daemon.attester import AttesterPart
 from agent.daemon.shared import ALL_ROLES, Role, Shared, log
 from agent.errors import AgentError, ErrorCode
+from agent.serve.heartbeat import Addresses
 from agent.serve.sockets import parse_address
 
 if TYPE_CHECKING:
@@ -182,6 +183,12 @@ class Daemon:
     def grpc_address(self) -> str:
         """Address of the gRPC services, with the port that was really bound; empty when there are none."""
         return "" if self.hub is None else self.hub.grpc_address
+
+    def addresses(self) -> Addresses:
+        """Where the open roles can be asked, by this process itself."""
+        served = [part.address for part in (self.attester, self.hub) if part is not None]
+        here = self.gateway is not None and self.gateway.here
+        return Addresses(rest=self.rest_url if here else "", ttrpc=tuple(served))
 
 
 def _same(one: str, other: str) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.daemon.shared import Stops, log
+from agent.serve.heartbeat import reachable
 from agent.serve.rest.address import bind_tcp
 from agent.serve.rest.app import build_app
 from agent.serve.rest.listen import serve
@@ -39,6 +40,8 @@ class GatewayPart:
         self._stops.add(self._attester.close)
         self.front = shared.front(hub=self._hub, attester=self._attester)
         self.rest_url = ""
+        self.here = False
+        """Whether this process can ask at that URL itself."""
 
     def connect(self, hub: HubPart | None, attester: AttesterPart | None) -> None:
         """Ask these roles of the process from now on; for None, the one behind the configured address."""
@@ -66,6 +69,7 @@ class GatewayPart:
         bound = listener or bind_tcp(self.settings.bind)
         host, port = bound.getsockname()[:2]
         self.rest_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.here = reachable(bound)
         runner = await serve(app, bound)
         self._stops.add(runner.cleanup)
         log.info("listening", extra={"address": self.rest_url})
