@@ -46,7 +46,7 @@ def run_daemon(config: Config, roles: frozenset[Role] = ALL_ROLES, *, init_data:
 
 
 def _inherited(roles: frozenset[Role]) -> dict[Role, socket.socket]:
-    """Sockets that systemd opened; one whose role is not served here is closed, so that nobody waits at it."""
+    """Sockets that systemd opened; one whose role is not served is closed, so that nobody waits at it."""
     inherited: dict[Role, socket.socket] = {}
     for name, listener in take_listeners(os.environ, os.getpid()).items():
         role = Role(PROGRAMS[name])
