@@ -1,0 +1,184 @@
+"""The bundle: interpreter, standard library, packages and ``agent`` as one relocatable tree.
+
+Nothing in it needs a library of the base image but glibc's, and nothing of the base image's Python, shell or
+environment has a say in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import tomllib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rootfs import debian, elf, files, layout, stdlib, wheels
+from rootfs.errors import BuildError
+from rootfs.tools import run
+from rootfs.wheels import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from rootfs.debian import Package
+    from rootfs.wheels import Requirement
+
+CACHE: Final = ROOT / "build" / "cache"
+OPTIMIZE: Final = 0
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to build.
+
+    Attributes:
+        into: folder that becomes the root; must not exist or be empty.
+        prefix: where that root will be in the guest; "" for a root file system.
+        cache: downloaded packages.
+        optimize: level of ``python -O``.
+        cryptsetup: whether to add ``usr/sbin/cryptsetup``.
+        say: told each step.
+    """
+
+    into: Path
+    prefix: str = layout.EXTENSION_ROOT
+    cache: Path = CACHE
+    optimize: int = OPTIMIZE
+    cryptsetup: bool = True
+    say: Callable[[str], None] = field(default=_silent)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the bundle was made of.
+
+    Attributes:
+        debian: packages of which files are in it.
+        python: entries of the locks.
+    """
+
+    debian: tuple[Package, ...]
+    python: tuple[Requirement, ...]
+
+
+def build(options: Options) -> Contents:
+    """Build the tree.
+
+    Raises:
+        BuildError: something is missing or does not fit.
+    """
+    into = options.into
+    if into.exists() and any(into.iterdir()):
+        raise BuildError(f"{into} is not empty. Next: remove it, or name another folder")
+    with _work(into) as work:
+        packages = debian.candidates(_debian_names(options))
+        options.say(f"{len(packages)} Debian packages")
+        stage = work / "stage"
+        debian.unpack(debian.fetch(packages, options.cache / "debian"), stage)
+        wanted = wheels.requirements()
+        options.say(f"{len(wanted)} Python packages")
+        interpreter = _stage_interpreter(stage)
+        site = work / "site"
+        wheels.install(interpreter, wanted, site)
+        options.say("choosing what the guest needs")
+        _modules(stage, site, into / layout.MODULES)
+        _programs(stage, options)
+        _licenses(stage, site, into / layout.LICENSES)
+        options.say("compiling to bytecode")
+        compiler = Path(__file__).with_name("compile_tree.py")
+        run([interpreter, "-IS", compiler, into / layout.MODULES, str(options.optimize)])
+        files.settle(into)
+        options.say("checking that every library is there")
+        faults = elf.unresolved(into, into / layout.LIBRARIES)
+        if faults:
+            raise BuildError("the base image would have to give libraries: " + "; ".join(faults))
+        return Contents(tuple(packages), tuple(wanted))
+
+
+@contextmanager
+def _work(into: Path) -> Iterator[Path]:
+    into.parent.mkdir(parents=True, exist_ok=True)
+    into.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="coco-bundle-") as name:
+        yield Path(name).resolve()
+
+
+def _debian_names(options: Options) -> Iterable[str]:
+    return (*debian.INTERPRETER, *debian.LIBRARIES, *(debian.CRYPTSETUP if options.cryptsetup else ()))
+
+
+def _stage_interpreter(stage: Path) -> Path:
+    """The interpreter as Debian ships it, made to find its libraries in the stage."""
+    program = stage / "usr/bin" / debian.PYTHON
+    folders = sorted(
+        {path.parent for path in elf.libraries(stage).values() if "python" not in str(path.parent)}
+    )
+    elf.set_rpath(program, ":".join(str(folder) for folder in folders))
+    return program
+
+
+def _modules(stage: Path, site: Path, target: Path) -> None:
+    """Standard library, packages and ``agent``, side by side, in source form."""
+    files.copy_tree(stage / "usr/lib" / debian.PYTHON, target, stdlib.wanted_of_standard)
+    taken = {path.name for path in target.iterdir()}
+    clash = {path.name for path in site.iterdir()} & taken
+    if clash:
+        raise BuildError(f"packages and standard library both have {', '.join(sorted(clash))}")
+    files.copy_tree(site, target, stdlib.wanted_of_packages)
+    files.copy_tree(ROOT / "agent", target / "agent", stdlib.wanted_of_agent)
+    for path in elf.elves(target):
+        elf.strip(path)
+        elf.drop_unused(path)
+
+
+def _programs(stage: Path, options: Options) -> None:
+    """Interpreter, cryptsetup, launchers, and the libraries they load."""
+    into = options.into
+    programs = {layout.INTERPRETER: (f"usr/bin/{debian.PYTHON}", "$ORIGIN/../lib")}
+    if options.cryptsetup:
+        programs[layout.CRYPTSETUP] = ("sbin/cryptsetup", "$ORIGIN/../lib/coco-agent/lib")
+    for name, (source, rpath) in programs.items():
+        files.copy(stage / source, into / name)  # stripped by Debian, as its libraries
+        elf.set_rpath(into / name, rpath)
+    start = [*elf.elves(into / layout.MODULES), *(into / name for name in programs)]
+    for name, path in elf.closure(start, elf.libraries(stage)).items():
+        files.copy(path, into / layout.LIBRARIES / name)
+    for name, text in launchers(options.prefix).items():
+        files.write(into / layout.PROGRAMS / name, text, executable=True)
+
+
+def launchers(prefix: str, root: Path = ROOT) -> dict[str, str]:
+    """Text of each program of ``[project.scripts]``.
+
+    ``-I``: neither the environment nor the folder it is started from adds modules. ``-S``: there is no
+    site-packages to look for.
+    """
+    scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
+    made = {}
+    for name, place in sorted(scripts.items()):
+        module, _, function = place.partition(":")
+        head = f"#!{prefix.rstrip('/')}/{layout.INTERPRETER} -IS\n"
+        made[name] = f"{head}from {module} import {function}\n\nraise SystemExit({function}())\n"
+    return made
+
+
+def _licenses(stage: Path, site: Path, target: Path) -> None:
+    """Their conditions ask for it: copyright notices travel with binaries."""
+    for path in sorted(stage.glob("usr/share/doc/*/copyright")):
+        files.copy(path, target / "debian" / path.parent.name)
+    for path in sorted(site.glob("*.dist-info/**/*")):
+        if path.is_file() and path.name.upper().startswith(("LICEN", "COPYING", "NOTICE", "AUTHORS")):
+            package = path.relative_to(site).parts[0].removesuffix(".dist-info")
+            files.copy(path, target / "python" / package / path.name)
+    files.copy(ROOT / "LICENSE", target / "coco-agent")
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier build left."""
+    shutil.rmtree(folder, ignore_errors=True)
