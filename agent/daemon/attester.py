@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform as machine
 from typing import TYPE_CHECKING
 
 from agent.attester import LocalAttester
@@ -49,7 +48,7 @@ class AttesterPart:
         self._shared = shared
         self._stops = Stops()
         if evidence is None:
-            trail = detect(settings.sysroot, os.environ, machine.machine(), settings)
+            trail = detect(settings.sysroot, os.environ, os.uname().machine, settings)
             evidence = select(trail, settings, shared.metrics)
         self.evidence = evidence
         self._measurer = Measurer(_measuring(evidence), settings)

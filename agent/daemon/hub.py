@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING
 from agent.daemon.shared import Stops, log
 from agent.errors import AgentError, ErrorCode
 from agent.hub.hub import Hub
-from agent.hub.provision import Provisioner
 from agent.kbs.resources import ResourceClient
 from agent.serve.control import control_services
-from agent.serve.grpc.server import GrpcServer
-from agent.serve.grpc.services import guest_services
 from agent.serve.ttrpc.remote import RemoteTokens
 from agent.serve.ttrpc.services import cdh_services
 
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
     from agent.config import model
     from agent.daemon.attester import AttesterPart
     from agent.daemon.shared import Shared
+    from agent.hub.provision import Provisioner
     from agent.kbs.token import TokenSource
     from agent.secret import Secret
 
@@ -63,6 +61,8 @@ class HubPart:
         self.grpc_address = ""
         self.provisioner: Provisioner | None = None
         if settings.credentials:
+            from agent.hub.provision import Provisioner  # noqa: PLC0415  # for the few who have any
+
             self.provisioner = Provisioner(settings.credentials, self._fetch_credential)
             shared.metrics.watch_credentials(self.provisioner.counts)
 
@@ -114,6 +114,9 @@ class HubPart:
         address = self._settings.grpc
         if not address:
             return
+        from agent.serve.grpc.server import GrpcServer  # noqa: PLC0415  # for the few who have it
+        from agent.serve.grpc.services import guest_services  # noqa: PLC0415
+
         server = GrpcServer(guest_services(self.front, address, attester=self._attester is not None))
         self.grpc_address = await server.start(address)
         self._stops.add(server.stop)

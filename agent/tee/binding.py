@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from typing import TYPE_CHECKING
 
 from agent.config import limits
@@ -48,7 +47,7 @@ async def bind_digest(digest: bytes, settings: Attester, deadline: Deadline) -> 
     """
     if not 32 <= len(digest) <= 64:
         raise AgentError(ErrorCode.CONFIG_INVALID, f"an init-data digest of {len(digest)} bytes")
-    found = detect(settings.sysroot, os.environ, platform.machine(), settings)
+    found = detect(settings.sysroot, os.environ, os.uname().machine, settings)
     if found.tee is None and found.possible:
         # T-TEE-7: what may be a real TEE is never taken for none.
         raise AgentError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.devkit.kbs.answers import JSON
 from agent.devkit.kbs.faults import Fault, Kind
-from agent.http import web
+from agent.devkit.web import web
 
 if TYPE_CHECKING:
     from agent.devkit.kbs.answers import Answer

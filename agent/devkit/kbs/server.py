@@ -15,8 +15,8 @@ from agent.devkit.kbs.broker import Broker, Settings
 from agent.devkit.kbs.delivery import BareResponse, deliver
 from agent.devkit.kbs.faults import Fault, Faults, Kind
 from agent.devkit.kbs.sessions import COOKIE
+from agent.devkit.web import web
 from agent.errors import AgentError, ErrorCode
-from agent.http import web
 from agent.tee.evidence.verdict import VENDOR
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from agent.config import limits
 from agent.errors import ErrorCode
-from agent.http import aiohttp, web
+from agent.http import aiohttp, server
 from agent.observe.redact import locations
 from agent.serve.rest.answers import Answer, RestError
 from agent.serve.rest.app import Incoming
@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_NOT_FRAMED = (
+    server.RequestPayloadError,
+    aiohttp.ClientPayloadError,
+    aiohttp.http_exceptions.HttpProcessingError,
+)
+
 
 class Running:
     """A REST role being served."""
 
-    def __init__(self, listener: asyncio.Server, connections: web.Server) -> None:
+    def __init__(self, listener: asyncio.Server, connections: server.Server) -> None:
         self._listener = listener
         self._connections = connections
 
@@ -46,10 +52,10 @@ async def serve(app: App, sock: socket.socket) -> Running:
     """
     loop = asyncio.get_running_loop()
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(request: server.BaseRequest) -> server.StreamResponse:
         return _response(await app.answer(_incoming(request)))
 
-    connections = web.Server(handle, handler_cancellation=True)
+    connections = server.Server(handle, handler_cancellation=True)
     most = _most_connections()
     listener = await loop.create_server(
         lambda: _Connection(app, connections, loop, most), sock=sock, backlog=limits.REST_BACKLOG
@@ -64,14 +70,14 @@ def _most_connections() -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
 
 
-class _Connection(web.RequestHandler):
+class _Connection(server.RequestHandler):
     """aiohttp's connection with our limits and our error bodies."""
 
     __slots__ = ("_app", "_most", "_server", "peer")
 
-    def __init__(self, app: App, server: web.Server, loop: asyncio.AbstractEventLoop, most: int) -> None:
+    def __init__(self, app: App, holder: server.Server, loop: asyncio.AbstractEventLoop, most: int) -> None:
         super().__init__(
-            server,
+            holder,
             loop=loop,
             keepalive_timeout=limits.REST_KEEP_ALIVE,
             lingering_time=limits.REST_LINGER,
@@ -80,7 +86,7 @@ class _Connection(web.RequestHandler):
             auto_decompress=False,  # T-REST-20: a compressed body could be any size
         )
         self._app = app
-        self._server = server
+        self._server = holder
         self._most = most
         self.peer = peer_of(None)
 
@@ -92,11 +98,11 @@ class _Connection(web.RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: server.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002  # holds input
-    ) -> web.StreamResponse:
+    ) -> server.StreamResponse:
         """Answer what the parser refused, or a defect. aiohttp's own text and log line repeat the input."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
@@ -116,7 +122,7 @@ def _refusal(status: int, exc: BaseException | None) -> RestError:
     return RestError(ErrorCode.INVALID_REQUEST, f"not an HTTP request: {kind}")
 
 
-def _incoming(request: web.BaseRequest) -> Incoming:
+def _incoming(request: server.BaseRequest) -> Incoming:
     headers: dict[str, list[str]] = {}
     for name, value in request.headers.items():
         headers.setdefault(name.lower(), []).append(value)
@@ -130,7 +136,7 @@ def _incoming(request: web.BaseRequest) -> Incoming:
     )
 
 
-async def _read_body(request: web.BaseRequest, limit: int) -> bytes:
+async def _read_body(request: server.BaseRequest, limit: int) -> bytes:
     # T-REST-21: bounded by what is announced and by what arrives.
     if (request.content_length or 0) > limit:
         raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request body")
@@ -143,14 +149,18 @@ async def _read_body(request: web.BaseRequest, limit: int) -> bytes:
             body += chunk
             if len(body) > limit:
                 raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request body")
-    except (web.RequestPayloadError, aiohttp.ClientPayloadError, aiohttp.http_exceptions.HttpProcessingError):
+    except (
+        server.RequestPayloadError,
+        aiohttp.ClientPayloadError,
+        aiohttp.http_exceptions.HttpProcessingError,
+    ):
         raise RestError(ErrorCode.INVALID_REQUEST, "the request body is not framed as announced") from None
     return bytes(body)
 
 
-def _response(answer: Answer) -> web.Response:
+def _response(answer: Answer) -> server.Response:
     headers = (("Content-Type", answer.content_type), *answer.headers)
-    response = web.Response(status=answer.status, body=answer.body, headers=headers)
+    response = server.Response(status=answer.status, body=answer.body, headers=headers)
     if answer.close:
         response.force_close()
     return response

@@ -20,8 +20,8 @@ from agent.config import limits
 from agent.config.model import Kms
 from agent.devkit.clock import FakeClock
 from agent.devkit.pki import Authority
+from agent.devkit.web import web
 from agent.errors import AgentError, ErrorCode
-from agent.http import web
 from agent.hub.kms.http import KmsHttp
 from agent.hub.kms.registry import Backends
 from agent.hub.resources import Resources

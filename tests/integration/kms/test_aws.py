@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent.devkit.web import web
 from agent.errors import AgentError, ErrorCode
-from agent.http import web
 from tests.integration.kms.backends.aws import AwsFake
 from tests.integration.kms.stand import PLAINTEXT, raw
 

@@ -18,8 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from agent.config.model import Kms
 from agent.devkit.pki import Authority
+from agent.devkit.web import web
 from agent.errors import AgentError, ErrorCode
-from agent.http import web
 from agent.hub.kms.http import KmsHttp
 from agent.secret import Secret
 from tests.integration.kms.stand import soon

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from agent.devkit.pki import Authority
-from agent.http import web
+from agent.devkit.web import web
 from tests.integration.kms.stand import TEXT, Fake
 
 INSTANCE = "kst-hzz62ee817bvyyr5x"

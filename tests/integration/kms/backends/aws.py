@@ -10,7 +10,7 @@ import re
 import time
 from typing import Any, ClassVar
 
-from agent.http import web
+from agent.devkit.web import web
 from tests.integration.kms.stand import PLAINTEXT, TEXT, Fake
 
 REGION = "eu-central-1"

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from agent.http import web
+from agent.devkit.web import web
 from tests.integration.kms.stand import TEXT, Fake
 
 VAULT, LOGIN, METADATA = "contoso-kv1.vault.azure.net", "login.microsoftonline.com", "169.254.169.254"

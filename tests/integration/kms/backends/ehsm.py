@@ -7,7 +7,7 @@ import hmac
 import json
 from typing import Any
 
-from agent.http import web
+from agent.devkit.web import web
 from tests.integration.kms.stand import PLAINTEXT, Fake
 
 APP = "86f0e9fe-7f05-4110-9f65-a224ddee1233"

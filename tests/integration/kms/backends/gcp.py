@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwcrypto import jwk, jws  # type: ignore[import-untyped]
 
-from agent.http import web
+from agent.devkit.web import web
 from tests.integration.kms.stand import PLAINTEXT, Fake
 
 EMAIL = "guest@some-project.iam.gserviceaccount.com"

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agent.devkit.pki import Authority
-from agent.http import web
+from agent.devkit.web import web
 from tests.integration.kms.openbao import client_pem
 from tests.integration.kms.stand import PLAINTEXT, TEXT, Fake
 

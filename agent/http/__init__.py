@@ -1,7 +1,8 @@
 """aiohttp without the CA bundle it would parse at import (about 100 ms and 2 MiB here).
 
-Import aiohttp from this module only. aiohttp's own default TLS context then trusts nobody, which is the
-safe way round: every TLS connection of the agent names its trust explicitly (``agent/kbs/tls.py``).
+Import aiohttp from this package only: its client from here, what serves from ``agent.http.server``. Its own
+default TLS context then trusts nobody, which is the safe way round: every TLS connection of the agent names
+its trust explicitly (``agent/kbs/tls.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ def _no_ca_bundle() -> Iterator[None]:
 
 with _no_ca_bundle():
     import aiohttp
-    from aiohttp import web
     from yarl import URL
 
-__all__ = ["URL", "aiohttp", "web"]
+__all__ = ["URL", "aiohttp"]
