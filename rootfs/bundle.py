@@ -6,6 +6,7 @@ environment has a say in it.
 
 from __future__ import annotations
 
+import platform
 import shutil
 import tempfile
 import tomllib
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from rootfs.debian import Package
-    from rootfs.wheels import Requirement
+    from rootfs.wheels import Wheel
 
 CACHE: Final = ROOT / "build" / "cache"
-OPTIMIZE: Final = 0
 
 
 def _silent(_: str) -> None:
@@ -41,7 +41,6 @@ class Options:
         into: folder that becomes the root; must not exist or be empty.
         prefix: where that root will be in the guest; "" for a root file system.
         cache: downloaded packages.
-        optimize: level of ``python -O``.
         cryptsetup: whether to add ``usr/sbin/cryptsetup``.
         say: told each step.
     """
@@ -49,7 +48,6 @@ class Options:
     into: Path
     prefix: str = layout.EXTENSION_ROOT
     cache: Path = CACHE
-    optimize: int = OPTIMIZE
     cryptsetup: bool = True
     say: Callable[[str], None] = field(default=_silent)
 
@@ -60,11 +58,13 @@ class Contents:
 
     Attributes:
         debian: packages of which files are in it.
-        python: entries of the locks.
+        python: wheels of which files are in it.
+        openssl: version of the one inside cryptography's wheel.
     """
 
     debian: tuple[Package, ...]
-    python: tuple[Requirement, ...]
+    python: tuple[Wheel, ...]
+    openssl: str
 
 
 def build(options: Options) -> Contents:
@@ -75,7 +75,7 @@ def build(options: Options) -> Contents:
     """
     into = options.into
     if into.exists() and any(into.iterdir()):
-        raise BuildError(f"{into} is not empty. Next: remove it, or name another folder")
+        raise BuildError(f"{into} is not empty. Next: --replace, or name another folder")
     with _work(into) as work:
         packages = debian.candidates(_debian_names(options))
         options.say(f"{len(packages)} Debian packages")
@@ -85,20 +85,20 @@ def build(options: Options) -> Contents:
         options.say(f"{len(wanted)} Python packages")
         interpreter = _stage_interpreter(stage)
         site = work / "site"
-        wheels.install(interpreter, wanted, site)
+        installed = wheels.install(interpreter, wanted, site)
         options.say("choosing what the guest needs")
         _modules(stage, site, into / layout.MODULES)
         _programs(stage, options)
         _licenses(stage, site, into / layout.LICENSES)
         options.say("compiling to bytecode")
         compiler = Path(__file__).with_name("compile_tree.py")
-        run([interpreter, "-IS", compiler, into / layout.MODULES, str(options.optimize)])
+        run([interpreter, "-IS", "-X", "no_debug_ranges", compiler, into / layout.MODULES])
         files.settle(into)
         options.say("checking that every library is there")
         faults = elf.unresolved(into, into / layout.LIBRARIES)
         if faults:
             raise BuildError("the base image would have to give libraries: " + "; ".join(faults))
-        return Contents(tuple(packages), tuple(wanted))
+        return Contents(tuple(packages), tuple(installed), _openssl(into))
 
 
 @contextmanager
@@ -153,6 +153,15 @@ def _programs(stage: Path, options: Options) -> None:
         files.write(into / layout.PROGRAMS / name, text, executable=True)
 
 
+def _openssl(into: Path) -> str:
+    """A first proof that the bundle runs, and what only the wheel knows about itself."""
+    code = "from cryptography.hazmat.bindings._rust import openssl as o; print(o.openssl_version_text())"
+    words = run([into / layout.INTERPRETER, "-IS", "-c", code]).split()
+    if words[:1] != ["OpenSSL"]:
+        raise BuildError(f"the bundle's cryptography says of its OpenSSL: {' '.join(words)!r}")
+    return words[1]
+
+
 def launchers(prefix: str, root: Path = ROOT) -> dict[str, str]:
     """Text of each program of ``[project.scripts]``.
 
@@ -179,6 +188,20 @@ def _licenses(stage: Path, site: Path, target: Path) -> None:
     files.copy(ROOT / "LICENSE", target / "coco-agent")
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier build left."""
-    shutil.rmtree(folder, ignore_errors=True)
+def distribution() -> str:
+    """Whose packages these are, as package URLs say it: ``debian-12``."""
+    release = platform.freedesktop_os_release()
+    return f"{release['ID']}-{release.get('VERSION_ID', 'unstable')}"
+
+
+def remove(folder: Path) -> None:
+    """Remove an earlier bundle, and nothing else.
+
+    Raises:
+        BuildError: the folder holds something that is no bundle.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / layout.INTERPRETER).exists():
+        raise BuildError(f"{folder} holds something else than a bundle. Next: name another folder")
+    shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""The command line of the builds."""
+"""Build what goes into a guest: the bundle of programs, and Kata's "coco" extension image."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rootfs import bundle, files, layout
+from rootfs import bundle, extension, files, layout
 from rootfs.errors import BuildError
+from rootfs.image import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rootfs.bundle import Options
+EXTENSION_EPILOG = """\
+products:
+  kata-containers-coco-extension.img   what Kata attaches: file system and hash tree in two partitions
+  root_hash_coco-extension.txt         verity_params for Kata's configuration
+  coco-extension.cdx.json              SBOM, CycloneDX 1.6
+  coco-extension.erofs, .verity        both partitions as files
+
+example:
+  python -m rootfs extension --pause-bundle /opt/pause_bundle
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 on success, 1 when a build or check failed, 2 for wrong usage.
+        0 on success, 1 when a build failed, 2 for wrong usage.
     """
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], None] = arguments.run
@@ -39,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rootfs", description=__doc__, epilog="Each command explains itself: COMMAND --help"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _bundle_command(commands)
+    _extension_command(commands)
+    return parser
+
+
+def _bundle_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     child = commands.add_parser(
         "bundle",
         help="interpreter, packages and programs as one folder that needs glibc only",
@@ -47,7 +63,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m rootfs bundle --into build/root --prefix ''",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _common(child)
     child.add_argument(
         "--into", type=Path, default=Path("build/bundle"), metavar="FOLDER", help="(default: %(default)s)"
     )
@@ -57,44 +72,81 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="where the folder will be in the guest; '' for a root file system (default: %(default)s)",
     )
+    child.add_argument("--replace", action="store_true", help="remove an earlier bundle in FOLDER first")
+    _common(child)
     child.set_defaults(run=_bundle)
-    return parser
+
+
+def _extension_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    child = commands.add_parser(
+        "extension",
+        help='Kata\'s "coco" extension image, its root hash and SBOM',
+        description="Build the disk image that Kata mounts at /run/kata-extensions/coco. The same checkout and "
+        "the same packages give the same bytes.",
+        epilog=EXTENSION_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    child.add_argument(
+        "--output",
+        type=Path,
+        default=extension.OUTPUT,
+        metavar="FOLDER",
+        help="where the products go (default: build/image)",
+    )
+    child.add_argument(
+        "--pause-bundle",
+        type=Path,
+        metavar="FOLDER",
+        help="pause bundle of a Kata build, to put in (default: none)",
+    )
+    _common(child)
+    child.set_defaults(run=_extension)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, default=bundle.CACHE, metavar="FOLDER", help="downloads (default: build/cache)"
     )
-    parser.add_argument(
-        "--optimize", type=int, choices=(0, 1, 2), default=bundle.OPTIMIZE, help=argparse.SUPPRESS
-    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _bundle(arguments: argparse.Namespace) -> None:
     into = arguments.into.resolve()
-    bundle.clear(into)
-    contents = bundle.build(_options(arguments, into, arguments.prefix))
+    if arguments.replace:
+        bundle.remove(into)
+    options = bundle.Options(
+        into=into, prefix=arguments.prefix, cache=arguments.cache.resolve(), say=progress()
+    )
+    bundle.build(options)
     size = files.size(into)
     if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "folder": str(into),
-                    "bytes": size,
-                    "debian": len(contents.debian),
-                    "python": len(contents.python),
-                }
-            )
-        )
+        print(json.dumps({"folder": str(into), "bytes": size}))
     else:
-        print(f"{into}: {size / 2**20:.1f} MiB")
+        print(f"{into}: {size / MIB:.1f} MiB")
 
 
-def _options(arguments: argparse.Namespace, into: Path, prefix: str) -> Options:
-    return bundle.Options(
-        into=into, prefix=prefix, cache=arguments.cache.resolve(), optimize=arguments.optimize, say=progress()
+def _extension(arguments: argparse.Namespace) -> None:
+    built = extension.build(
+        arguments.output.resolve(), arguments.cache.resolve(), arguments.pause_bundle, progress()
     )
+    if arguments.json:
+        summary = {
+            "folder": str(built.folder),
+            "tree_bytes": built.tree_bytes,
+            "erofs_bytes": built.erofs_bytes,
+            "root_hash": built.verity.root_hash,
+            "verity_params": built.verity.parameters(),
+            "kernel_parameter": built.kernel_parameter(),
+        }
+        print(json.dumps(summary, indent=1))
+        return
+    print(f"image       {built.folder / extension.DISK}")
+    print(
+        f"size        {built.erofs_bytes / MIB:.1f} MiB of erofs, {built.tree_bytes / MIB:.1f} MiB unpacked"
+    )
+    print(f"root hash   {built.verity.root_hash}")
+    print(f"kernel      {built.kernel_parameter()}")
+    print(f"SBOM        {built.folder / extension.SBOM}")
 
 
 def progress() -> Callable[[str], None]:

@@ -1,29 +1,64 @@
-"""Compile a tree to sourceless bytecode; run by the bundle's interpreter (``-IS``) with a folder and a level.
+"""Compile a tree to sourceless bytecode; run by the bundle's interpreter (``-IS -X no_debug_ranges``).
 
 One process, one order and a fixed hash seed: the same sources give the same bytes. ``co_filename`` is relative,
 so no build path gets into the image, and nothing depends on where the tree will be mounted.
+
+Docstrings are left out, which ``-OO`` does as well, but ``assert`` stays. Columns of tracebacks are left out by
+the interpreter's switch; they point into source text, of which there is none. Both together are 3 MB of memory.
 """
 
 from __future__ import annotations
 
-import py_compile
+import ast
+import importlib.util
+import marshal
 import sys
 from pathlib import Path
+from typing import Final
+
+_HEADER: Final = importlib.util.MAGIC_NUMBER + (0b01).to_bytes(4, "little")
+"""PEP 552: bytecode with the hash of its source, which is not checked."""
+
+_NOTHING: Final = "."
+"""Documentation of a class. Without any, ``dataclass`` makes one from its signature at every start."""
 
 
-def main(root: Path, level: int) -> None:
+def main(root: Path) -> None:
     """Replace each ``x.py`` by ``x.pyc`` beside it."""
     for source in sorted(root.rglob("*.py")):
-        py_compile.compile(
-            str(source),
-            cfile=str(source.with_suffix(".pyc")),
-            dfile=str(source.relative_to(root)),
-            doraise=True,
-            optimize=level,
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
+        text = source.read_bytes()
+        code = compile(undocumented(text), str(source.relative_to(root)), "exec", dont_inherit=True)
+        digest = importlib.util.source_hash(text)
+        source.with_suffix(".pyc").write_bytes(_HEADER + digest + marshal.dumps(code))
         source.unlink()
 
 
+def undocumented(source: bytes) -> ast.Module:
+    """The syntax tree without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            _strip(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    return tree
+
+
+def _strip(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    first = node.body[0] if node.body else None
+    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)):
+        return
+    if not isinstance(first.value.value, str):
+        return
+    if isinstance(node, ast.ClassDef):
+        first.value.value = _NOTHING
+    elif len(node.body) > 1:
+        del node.body[0]
+    else:
+        first.value.value = 0  # a body cannot be empty
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -31,7 +31,7 @@ STANDARD: Final = {
         "webbrowser mailbox mailcap xdrlib xml _markupbase nis"
     ),
     "formats nothing here reads": (
-        "aifc audioop chunk colorsys imghdr ossaudiodev plistlib sndhdr sunau uu wave configparser "
+        "aifc audioop bz2 _bz2 lzma _lzma chunk colorsys imghdr ossaudiodev plistlib sndhdr sunau uu wave configparser "
         "zoneinfo _zoneinfo fileinput optparse pipes"
     ),
     "databases": "sqlite3 _sqlite3 dbm _dbm shelve",
@@ -42,6 +42,7 @@ STANDARD: Final = {
     "character sets of other systems": (
         "_codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _multibytecodec"
     ),
+    "a system library's way to make an identifier; Python has its own": "_uuid",
     "Debian's hook for crash reports": "sitecustomize",
 }
 """Top-level modules, by reason."""

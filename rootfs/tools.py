@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from rootfs.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 PACKAGES: Final = {
@@ -50,15 +50,13 @@ def missing(names: Sequence[str] = tuple(PACKAGES)) -> list[str]:
     return [name for name in names if shutil.which(name, path=_PATH) is None]
 
 
-def run(
-    command: Sequence[str | Path], *, cwd: Path | None = None, extra: Mapping[str, str] | None = None
-) -> str:
+def run(command: Sequence[str | Path], *, cwd: Path | None = None, standard_input: str = "") -> str:
     """Run to the end; standard output.
 
     Args:
         command: a bare name is looked up by ``find``.
         cwd: where.
-        extra: environment on top of ours.
+        standard_input: what it reads.
 
     Raises:
         BuildError: it is not installed or fails; with the end of what it said.
@@ -66,9 +64,16 @@ def run(
     words = [str(word) for word in command]
     if "/" not in words[0]:
         words[0] = find(words[0])
-    environment = {**os.environ, "PATH": _PATH, **_FIXED, **(extra or {})}
+    environment = {**os.environ, "PATH": _PATH, **_FIXED}
     done = subprocess.run(  # noqa: S603  # arguments are ours, no shell
-        words, cwd=cwd, env=environment, capture_output=True, text=True, errors="replace", check=False
+        words,
+        cwd=cwd,
+        env=environment,
+        input=standard_input,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if done.returncode:
         said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])

@@ -8,6 +8,8 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from rootfs.errors import BuildError
 from rootfs.tools import run
 
@@ -20,7 +22,6 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 EXTRAS: Final = ("nvidia-ml-py",)
 """Beside ``requirements.lock``: a GPU guest is a variant of the same image. grpcio (17 MB) is not in it."""
 
-_HASH: Final = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _PIP: Final = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('pip', run_name='__main__')"
 )
@@ -33,14 +34,49 @@ class Requirement:
     Attributes:
         name: normalised.
         version: pinned.
-        text: the entry as it is in the lock.
-        hashes: SHA-256 of the files that may be installed, in hexadecimal.
+        text: the entry as it is in the lock, with the hashes that are accepted.
     """
 
     name: str
     version: str
     text: str
-    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """One wheel that was installed.
+
+    Attributes:
+        name: normalised.
+        version: its version.
+        sha256: of the file, in hexadecimal.
+    """
+
+    name: str
+    version: str
+    sha256: str
+
+
+class _Archive(msgspec.Struct):
+    hashes: dict[str, str]
+
+
+class _Download(msgspec.Struct):
+    archive_info: _Archive
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+    version: str
+
+
+class _Item(msgspec.Struct):
+    download_info: _Download
+    metadata: _Metadata
+
+
+class _Report(msgspec.Struct):
+    install: list[_Item]
 
 
 def parse_lock(text: str) -> dict[str, Requirement]:
@@ -50,8 +86,7 @@ def parse_lock(text: str) -> dict[str, Requirement]:
     for entry in entries:
         match = re.match(r"([A-Za-z0-9._-]+)==([^\s;\\]+)", entry)
         if match:
-            name = re.sub(r"[-_.]+", "-", match[1]).lower()
-            found[name] = Requirement(name, match[2], entry.rstrip(), tuple(_HASH.findall(entry)))
+            found[normalised(match[1])] = Requirement(normalised(match[1]), match[2], entry.rstrip())
     return found
 
 
@@ -70,7 +105,12 @@ def requirements(root: Path = ROOT) -> list[Requirement]:
     return [chosen[name] for name in sorted(chosen)]
 
 
-def install(interpreter: Path, wanted: Iterable[Requirement], into: Path) -> None:
+def normalised(name: str) -> str:
+    """A package's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def install(interpreter: Path, wanted: Iterable[Requirement], into: Path) -> list[Wheel]:
     """Install wheels into a folder. No source is built, and each file has to have a hash of the lock.
 
     Args:
@@ -78,19 +118,24 @@ def install(interpreter: Path, wanted: Iterable[Requirement], into: Path) -> Non
         wanted: entries.
         into: a new folder.
     """
-    lock = into.with_suffix(".lock")
+    lock, report = into.with_suffix(".lock"), into.with_suffix(".json")
     lock.write_text("\n".join(one.text for one in wanted) + "\n")
     pip = Path(str(distribution("pip").locate_file("")))
     switches = ("--quiet", "--disable-pip-version-check", "--no-warn-script-location", "--no-compile")
     trust = ("--require-hashes", "--only-binary", ":all:", "--no-deps", "--root-user-action", "ignore")
     start = (str(interpreter), "-I", "-c", _PIP, str(pip), "install")
-    run([*start, *switches, *trust, "--target", str(into), "-r", str(lock)])
+    run([*start, *switches, *trust, "--report", report, "--target", into, "-r", lock])
+    return parse_report(report.read_bytes())
 
 
-def installed(folder: Path) -> dict[str, str]:
-    """Versions by normalised name, from the records pip leaves in a folder."""
-    found = {}
-    for record in sorted(folder.glob("*.dist-info")):
-        name, _, version = record.name.removesuffix(".dist-info").rpartition("-")
-        found[re.sub(r"[-_.]+", "-", name).lower()] = version
-    return found
+def parse_report(text: bytes) -> list[Wheel]:
+    """What pip installed, from its installation report (version 1), in order of names."""
+    found = [
+        Wheel(
+            normalised(item.metadata.name),
+            item.metadata.version,
+            item.download_info.archive_info.hashes["sha256"],
+        )
+        for item in msgspec.json.decode(text, type=_Report).install
+    ]
+    return sorted(found, key=lambda wheel: wheel.name)

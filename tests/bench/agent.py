@@ -15,7 +15,7 @@ from agent.config.model import Cache, CacheRule
 from tests.bench.children import BenchError, pinned
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from agent.config.model import Hub
 
@@ -50,15 +50,30 @@ class Agent:
 
 @asynccontextmanager
 async def agent(
-    folder: Path, kbs_url: str, *, cache: bool = False, cpu: int | None = None
+    folder: Path,
+    kbs_url: str,
+    *,
+    cache: bool = False,
+    cpu: int | None = None,
+    command: Sequence[str] = (),
+    sample: bool = True,
 ) -> AsyncIterator[Agent]:
-    """Run it with sockets in ``folder``; yields when all of them listen."""
+    """Run it with sockets in ``folder``; yields when all of them listen.
+
+    Args:
+        folder: sockets, configuration, log.
+        kbs_url: the broker.
+        cache: whether every resource is kept.
+        cpu: the processor to run on.
+        command: how to start another build of ``coco-agent``; this environment's by default.
+        sample: whether it may make sample evidence.
+    """
     port = _free_port()
-    _configure(folder, kbs_url, cache=cache)
+    _configure(folder, kbs_url, cache=cache, sample=sample)
     begin = time.perf_counter()
     with (folder / "agent.log").open("wb") as log:
-        program = await asyncio.create_subprocess_exec(
-            *pinned(cpu, str(Path(sys.executable).with_name("coco-agent"))),
+        process = await asyncio.create_subprocess_exec(
+            *pinned(cpu, *(command or (str(Path(sys.executable).with_name("coco-agent")),))),
             "serve",
             *("--aa-config", str(folder / "aa.toml")),
             *("--cdh-config", str(folder / "cdh.toml")),
@@ -68,23 +83,23 @@ async def agent(
             stderr=log,
         )
     try:
-        await _listening(program, folder, port)
-        listen_s, cpu_s = time.perf_counter() - begin, cpu_seconds(program.pid)
+        await _listening(process, folder, port)
+        listen_s, cpu_s = time.perf_counter() - begin, cpu_seconds(process.pid)
         url, hub, written = f"http://127.0.0.1:{port}", str(folder / "cdh.sock"), folder / "agent.log"
-        yield Agent(url, hub, program.pid, written, listen_s, cpu_s)
+        yield Agent(url, hub, process.pid, written, listen_s, cpu_s)
     finally:
-        if program.returncode is None:
-            program.terminate()
-        await program.wait()
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
 
 
-def _configure(folder: Path, kbs_url: str, *, cache: bool) -> None:
+def _configure(folder: Path, kbs_url: str, *, cache: bool, sample: bool) -> None:
     rules = f'[cache]\nrules = [{{ pattern = "{RULE.pattern}", ttl = {RULE.ttl} }}]\n' if cache else ""
     control = f'[control]\nsocket = "unix://{folder}/control.sock"\n'
     texts = {
         "aa.toml": f'[token_configs.kbs]\nurl = "{kbs_url}"\n',
         "cdh.toml": f'socket = "unix://{folder}/cdh.sock"\n[kbc]\nname = "cc_kbc"\nurl = "{kbs_url}"\n',
-        "agent.toml": f"[attester]\nallow_sample = true\n{control}{rules}",
+        "agent.toml": f"[attester]\nallow_sample = {str(sample).lower()}\n{control}{rules}",
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
