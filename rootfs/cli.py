@@ -81,8 +81,8 @@ def _extension_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     child = commands.add_parser(
         "extension",
         help='Kata\'s "coco" extension image, its root hash and SBOM',
-        description="Build the disk image that Kata mounts at /run/kata-extensions/coco. The same checkout and "
-        "the same packages give the same bytes.",
+        description="Build the disk image that Kata mounts at /run/kata-extensions/coco. The same checkout "
+        "and the same packages give the same bytes.",
         epilog=EXTENSION_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -141,9 +141,8 @@ def _extension(arguments: argparse.Namespace) -> None:
         print(json.dumps(summary, indent=1))
         return
     print(f"image       {built.folder / extension.DISK}")
-    print(
-        f"size        {built.erofs_bytes / MIB:.1f} MiB of erofs, {built.tree_bytes / MIB:.1f} MiB unpacked"
-    )
+    sizes = f"{built.erofs_bytes / MIB:.1f} MiB of erofs, {built.tree_bytes / MIB:.1f} MiB unpacked"
+    print(f"size        {sizes}")
     print(f"root hash   {built.verity.root_hash}")
     print(f"kernel      {built.kernel_parameter()}")
     print(f"SBOM        {built.folder / extension.SBOM}")

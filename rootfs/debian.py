@@ -19,11 +19,9 @@ INTERPRETER: Final = ("python3.11-minimal", "libpython3.11-minimal", "libpython3
 PYTHON: Final = "python3.11"
 
 LIBRARIES: Final = (
-    "libbz2-1.0",  # bz2: init-data and images of others
     "libexpat1",  # built into the interpreter
     "libffi8",  # ctypes: mount(2), NVML
     "libgcc-s1",  # compiled wheels
-    "liblzma5",  # lzma
     "libssl3",  # ssl, hashlib; cryptsetup
     "zlib1g",  # built into the interpreter
 )

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from rootfs import bundle, files, image, layout, manifest, sbom
 from rootfs.errors import BuildError
+from rootfs.wheels import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rootfs.image import Verity
 
-OUTPUT: Final = bundle.ROOT / "build" / "image"
+OUTPUT: Final = ROOT / "build" / "image"
 SIZE_MAX: Final = 24 * image.MIB
-"""Bytes of the file system. A guest reads it from a disk at every start, and a host keeps it in its page cache."""
+"""Bytes of the file system. Every guest reads it from a disk when it starts."""
 
 DISK: Final = "kata-containers-coco-extension.img"
 EROFS: Final = "coco-extension.erofs"

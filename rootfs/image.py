@@ -1,8 +1,8 @@
 """The image Kata mounts: an erofs, its dm-verity tree, and the disk that holds both.
 
 Layout as upstream's coco extension: an MBR with two partitions, the file system and, behind it, the tree of
-``veritysetup format --no-superblock`` over the whole first partition. kata's mount unit takes the numbers from
-``kata.extension.coco.verity_params`` on the kernel command line, so the launch measurement covers them.
+``veritysetup format --no-superblock`` over the whole first partition. Kata's mount unit takes the numbers
+from ``kata.extension.coco.verity_params`` on the kernel command line, so the launch measurement covers them.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ schema_version = 1
 "ocicrypt-config" = "{layout.OCICRYPT}"
 "pause-bundle" = "{layout.PAUSE}"
 
-# The first program becomes the daemon, and the later ones ask it to open their part. So it needs what the data hub
-# needs: where cryptsetup is, and the key provider's address.
+# The first program becomes the daemon, and the later ones ask it to open their part. So it needs what the
+# data hub needs: where cryptsetup is, and the key provider's address.
 [[process]]
 id = "attestation-agent"
 level = 1

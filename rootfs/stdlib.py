@@ -31,8 +31,8 @@ STANDARD: Final = {
         "webbrowser mailbox mailcap xdrlib xml _markupbase nis"
     ),
     "formats nothing here reads": (
-        "aifc audioop bz2 _bz2 lzma _lzma chunk colorsys imghdr ossaudiodev plistlib sndhdr sunau uu wave configparser "
-        "zoneinfo _zoneinfo fileinput optparse pipes"
+        "aifc audioop bz2 _bz2 lzma _lzma chunk colorsys imghdr ossaudiodev plistlib sndhdr sunau uu wave "
+        "configparser zoneinfo _zoneinfo fileinput optparse pipes"
     ),
     "databases": "sqlite3 _sqlite3 dbm _dbm shelve",
     "other ways to run processes": (

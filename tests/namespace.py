@@ -1,4 +1,4 @@
-"""A guest's own view of files, without a virtual machine: a mount namespace of root's that ends with its program."""
+"""A guest's own view of files, without a virtual machine: a mount namespace that ends with its program."""
 
 from __future__ import annotations
 
