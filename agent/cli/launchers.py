@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from agent import __version__
@@ -64,11 +65,11 @@ def run(program: str, arguments: Sequence[str]) -> int:
     """
     try:
         launch = read(program, arguments)
-        init_data = bind_initdata(launch.arguments, launch.config.attester)
         from agent.cli.run import run_daemon  # noqa: PLC0415  # after the arguments proved good
         from agent.daemon import Role  # noqa: PLC0415
 
-        return run_daemon(launch.config, frozenset({Role(launch.role)}), init_data=init_data)
+        bind = partial(bind_initdata, launch.arguments, launch.config.attester)
+        return run_daemon(launch.config, frozenset({Role(launch.role)}), bind=bind)
     except UsageError as error:
         sys.stderr.write(str(error))
         return text.EXIT_USAGE

@@ -20,6 +20,7 @@ from agent.serve.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from agent.config.model import Config
     from agent.serve.launchers import Launchers
@@ -29,16 +30,28 @@ log = logging.getLogger("coco.daemon")
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run_daemon(config: Config, roles: frozenset[Role] = ALL_ROLES, *, init_data: str | None = None) -> int:
+def run_daemon(
+    config: Config,
+    roles: frozenset[Role] = ALL_ROLES,
+    *,
+    bind: Callable[[], str | None] = lambda: None,
+) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP, as upstream's programs; then stop cleanly.
 
     A process with the attester role also serves the roles of launchers that are started after it.
 
+    Args:
+        config: the effective configuration.
+        roles: which roles to serve.
+        bind: binds init-data, before any socket is opened; its text, if it is to be sent.
+
     Raises:
-        AgentError: the configuration cannot be served. No socket is left behind.
+        AgentError: the configuration cannot be served, or init-data cannot be bound. No socket is
+            left.
     """
     harden()
     setup(config.observe)
+    init_data = bind()
     notifier = Notifier.from_environment(os.environ, os.getpid())
     listeners = _inherited(roles)
     asyncio.run(_serve(Daemon(config, roles, init_data=init_data, listeners=listeners), roles, notifier))

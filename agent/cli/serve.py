@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.cli.sources import ALL_ROLES, add_config_options, add_initdata_options, bind_initdata, load_config
@@ -26,8 +27,11 @@ def run(arguments: Namespace) -> int:
     """Serve in the foreground until a signal."""
     roles = frozenset(arguments.role or ALL_ROLES)
     config = load_config(arguments, roles)
-    init_data = bind_initdata(arguments, config.attester) if "attester" in roles else None
     from agent.cli.run import run_daemon  # noqa: PLC0415  # after the configuration proved good
     from agent.daemon import Role  # noqa: PLC0415
 
-    return run_daemon(config, frozenset(Role(name) for name in roles), init_data=init_data)
+    return run_daemon(
+        config,
+        frozenset(Role(name) for name in roles),
+        bind=partial(bind_initdata, arguments, config.attester),
+    )

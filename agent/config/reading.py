@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Final, cast
 
 from agent.config.findings import shown
@@ -153,6 +152,8 @@ def suggest_name(name: str, file: File) -> str:
             return f"{wanted} of {key.file.value}"
     own = [key.name for key in keys_of(file)]
     tables = sorted({prefix for known in own for prefix in _prefixes(known)})
+    import difflib  # noqa: PLC0415  # for a key that is misspelt
+
     close = difflib.get_close_matches(wanted, [*own, *tables], n=1, cutoff=0.75)
     if close:
         return close[0]
