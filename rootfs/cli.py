@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rootfs import bundle, extension, files, layout
+from rootfs import bundle, compare, extension, files, layout
 from rootfs.errors import BuildError
 from rootfs.image import MIB
 
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _bundle_command(commands)
     _extension_command(commands)
+    _compare_command(commands)
     return parser
 
 
@@ -103,6 +104,20 @@ def _extension_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     child.set_defaults(run=_extension)
 
 
+def _compare_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    child = commands.add_parser(
+        "compare",
+        help="size, start and memory of other builds of coco-agent (docs/adr/0009-the-bundle.md)",
+        description="Start `coco-agent serve` of each build several times and print size, start and memory.",
+        epilog="example:\n  python -m rootfs compare build/bundle/usr/local/bin/coco-agent=build/bundle",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    child.add_argument(
+        "build", nargs="+", metavar="PROGRAM=FOLDER", help="a coco-agent, and all it comes with"
+    )
+    child.set_defaults(run=_compare)
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, default=bundle.CACHE, metavar="FOLDER", help="downloads (default: build/cache)"
@@ -126,12 +141,11 @@ def _bundle(arguments: argparse.Namespace) -> None:
 
 
 def _extension(arguments: argparse.Namespace) -> None:
-    built = extension.build(
-        arguments.output.resolve(), arguments.cache.resolve(), arguments.pause_bundle, progress()
-    )
+    output = arguments.output.resolve()
+    built = extension.build(output, arguments.cache.resolve(), arguments.pause_bundle, progress())
     if arguments.json:
         summary = {
-            "folder": str(built.folder),
+            "folder": str(output),
             "tree_bytes": built.tree_bytes,
             "erofs_bytes": built.erofs_bytes,
             "root_hash": built.verity.root_hash,
@@ -140,12 +154,21 @@ def _extension(arguments: argparse.Namespace) -> None:
         }
         print(json.dumps(summary, indent=1))
         return
-    print(f"image       {built.folder / extension.DISK}")
+    print(f"image       {output / extension.DISK}")
     sizes = f"{built.erofs_bytes / MIB:.1f} MiB of erofs, {built.tree_bytes / MIB:.1f} MiB unpacked"
     print(f"size        {sizes}")
     print(f"root hash   {built.verity.root_hash}")
     print(f"kernel      {built.kernel_parameter()}")
-    print(f"SBOM        {built.folder / extension.SBOM}")
+    print(f"SBOM        {output / extension.SBOM}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    print(f"{'files':>9} {'erofs':>9} {'socket':>8} {'cpu':>8} {'memory':>8}")
+    for build in arguments.build:
+        program, _, tree = build.partition("=")
+        found = compare.measure(Path(program).resolve(), Path(tree).resolve())
+        sizes = f"{found.tree_bytes / MIB:5.1f} MiB {found.erofs_bytes / MIB:5.1f} MiB"
+        print(f"{sizes} {found.socket_s:6.2f} s {found.cpu_s:6.2f} s {found.rss_mb:5.1f} MB  {program}")
 
 
 def progress() -> Callable[[str], None]:
