@@ -121,6 +121,19 @@ class TestStreams:
             done.append(await calls[name])
         assert done == names[::-1]
 
+    async def test_a_connection_that_is_idle_for_days_is_kept(
+        self, mini: MiniClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """kata-agent connects once, and never again."""
+        assert await asyncio.to_thread(mini.ask, 1, "t.Bench", "Echo", b"first") == (1, 0, "", b"first")
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        # Whatever waits for a time has reached it.
+        monkeypatch.setattr(loop, "time", lambda: now() + 3 * 86400)
+        await asyncio.sleep(0.05)
+        monkeypatch.undo()
+        assert await asyncio.to_thread(mini.ask, 3, "t.Bench", "Echo", b"later") == (3, 0, "", b"later")
+
     async def test_a_slow_call_does_not_hold_up_others(self, client: TtrpcClient, bench: Bench) -> None:
         slow = asyncio.create_task(client.call("t.Bench", "Wait", b"slow", soon()))
         await until(lambda: bench.started == 1)

@@ -172,7 +172,10 @@ class KataAgent:
             f"/run/{path.relative_to(run)}" for path in run.rglob("*") if "kata-extensions" not in path.parts
         )
         log = (self._root.parent / "console.log").read_text(errors="replace")
-        return wire.Told(running=running, attestations=self._kbs.counters["attest"], files=files, log=log)
+        own = Path("/proc/self/ns/mnt").stat().st_ino
+        seen = [Path(f"/proc/{self._children[name].pid}/ns/mnt").stat().st_ino for name in running]
+        count = self._kbs.counters["attest"]
+        return wire.Told(running=running, mounts=set(seen) <= {own}, attestations=count, files=files, log=log)
 
     async def signal(self, word: wire.Signal) -> wire.Told:
         child = self._children[word.name]

@@ -93,6 +93,7 @@ async def test_three_programs_become_one_daemon(
         assert now.running[CDH] < HANDED_OVER_MB
         assert now.running[ASR] < HANDED_OVER_MB
         assert "init-data is bound" in now.log
+        assert now.mounts
         assert not [path for path in now.files if path.startswith("/run/kata-containers")]
         assert json.loads((await there.say(wire.Get("/info"))).body)["tee"] == "snp"
         for name in (ASR, CDH, AA):
@@ -106,11 +107,11 @@ async def test_the_extensions_manifest_leads_to_the_same(
 ) -> None:
     """A base image without any of our files, and the built extension where Kata mounts it."""
     sealed, resources = secret
-    built = extension.current(extension.OUTPUT) or extension.build(extension.OUTPUT, bundle.CACHE)
+    extension.current(extension.OUTPUT) or extension.build(extension.OUTPUT, bundle.CACHE)
     bare = tmp_path / "base"
     bare.mkdir()
     add_base(bare)
-    image, where = built.folder / extension.EROFS, layout.EXTENSION_ROOT
+    image, where = extension.OUTPUT / extension.EROFS, layout.EXTENSION_ROOT
     async with kata(tmp_path, bare, init_data=DOCUMENT, resources=resources, extension=image) as there:
         told = await there.say(wire.Boot(files=FILES, features="all", systemd=False, extension=where))
         assert told.error == ""

@@ -73,6 +73,7 @@ class Told(msgspec.Struct):
         seconds: until each program's socket was there.
         sockets: socket files that were there after each program's wait, by program.
         running: resident megabytes (10**6 bytes) by program.
+        mounts: whether each program sees kata-agent's mounts and no others.
         attestations: handshakes the broker saw.
         files: below /run, folders too.
         log: what the programs wrote to the console.
@@ -84,6 +85,7 @@ class Told(msgspec.Struct):
     seconds: dict[str, float] = {}
     sockets: dict[str, list[str]] = {}
     running: dict[str, float] = {}
+    mounts: bool = True
     attestations: int = 0
     files: list[str] = []
     log: str = ""
