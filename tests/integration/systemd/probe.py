@@ -14,6 +14,7 @@ import resource
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,10 @@ def open_device(path: str) -> None:
     os.close(os.open(path, os.O_RDWR))
 
 
+def open_socket(family: str) -> None:
+    socket.socket(getattr(socket, family), socket.SOCK_DGRAM).close()
+
+
 def callback() -> None:
     """libffi makes code at run time, which must not need memory that is writable and executable."""
     compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int))
@@ -82,7 +87,7 @@ attempt("its configuration", lambda: Path("/etc/coco-agent/agent.toml").read_tex
 attempt("names", lambda: socket.getaddrinfo("localhost", 80))
 attempt("a TEE's device", lambda: open_device("/dev/sev-guest"))
 for family in ("AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"):
-    attempt(family, lambda name=family: socket.socket(getattr(socket, name), socket.SOCK_DGRAM).close())
+    attempt(family, partial(open_socket, family))
 
 # What it must not be able to do.
 attempt("another device", lambda: open_device("/dev/coco-other"))
