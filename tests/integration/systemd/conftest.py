@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,12 +20,12 @@ AGENT_TOML = '[kbs]\nurl = "http://127.0.0.1:8080"\n[attester]\nallow_sample = t
 
 
 @contextmanager
-def _machine(folders: pytest.TempPathFactory, units: str) -> Iterator[Machine]:
+def _machine(folders: pytest.TempPathFactory, units: Path) -> Iterator[Machine]:
     reason = missing()
     if reason and "CI" not in os.environ:
         pytest.skip(reason)
     assert not reason
-    with booted(folders.mktemp("machine"), UNITS / units) as machine:
+    with booted(folders.mktemp("machine"), units) as machine:
         machine.write("/etc/coco-agent/agent.toml", AGENT_TOML)
         with _broker(machine):
             yield machine
@@ -49,11 +50,13 @@ def _broker(machine: Machine) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with _machine(tmp_path_factory, "confidential-vm") as machine:
+    with _machine(tmp_path_factory, UNITS / "confidential-vm") as machine:
         yield machine
 
 
-@pytest.fixture(scope="module")
-def peer_pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with _machine(tmp_path_factory, "peer-pods") as machine:
+@pytest.fixture(scope="module", params=["ours", "stock"])
+def peer_pod(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """With our units, and with the ones of a stock image, which have to work as they are."""
+    units = UNITS / "peer-pods" if request.param == "ours" else Path(__file__).with_name("stock")
+    with _machine(tmp_path_factory, units) as machine:
         yield machine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.systemd.broker import SECRET
-from tests.integration.systemd.machine import PYTHON
+from tests.integration.systemd.machine import PYTHON, UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_stop_ends_it_at_once_and_the_event_log_s_folder_stays(vm: Machine) -> N
 
 
 def test_a_daemon_that_hangs_is_killed_and_started_anew(vm: Machine) -> None:
-    vm.drop_in(UNIT, "[Service]\nWatchdogSec=2\nRestartSec=0\n")
+    vm.drop_in(UNIT, "[Service]\nWatchdogSec=5\nRestartSec=0\n")
     vm.systemctl("start", UNIT)
     before = vm.main_pid(UNIT)
     vm.run("kill", "-STOP", str(before))
@@ -118,9 +118,9 @@ def test_a_daemon_that_hangs_is_killed_and_started_anew(vm: Machine) -> None:
 
 
 def test_one_that_answers_is_left_alone(vm: Machine) -> None:
-    vm.drop_in(UNIT, "[Service]\nWatchdogSec=2\n")
+    vm.drop_in(UNIT, "[Service]\nWatchdogSec=5\n")
     vm.systemctl("start", UNIT)
-    vm.run("sleep", "6")
+    vm.run("sleep", "8")
     assert vm.show(UNIT, "ActiveState", "NRestarts") == {"ActiveState": "active", "NRestarts": "0"}
 
 
@@ -172,3 +172,17 @@ def test_the_sandbox_lets_the_agent_work_and_nothing_else(vm: Machine) -> None:
     )
     vm.systemctl("start", UNIT)
     assert json.loads(vm.run("cat", out)) == {**dict.fromkeys(NEEDED, "ok"), **REFUSED}
+
+
+def test_without_root_it_serves_too(vm: Machine) -> None:
+    drop_ins = UNITS / "drop-ins"
+    vm.write("/etc/sysusers.d/coco-agent.conf", (drop_ins / "coco-agent.sysusers").read_text(), 0o644)
+    vm.run("systemd-sysusers")
+    vm.drop_in(UNIT, (drop_ins / "without-root.conf").read_text())
+    vm.run("chmod", "644", "/etc/coco-agent/agent.toml")
+    vm.run("chmod", "755", "/etc/coco-agent")
+    vm.systemctl("start", UNIT)
+    assert vm.get(RESOURCE).encode() == SECRET
+    assert vm.run("stat", "--format=%U %G", f"/proc/{vm.main_pid(UNIT)}") == "coco-agent coco-agent\n"
+    assert vm.run("stat", "--format=%U %a", HUB) == "coco-agent 600\n"
+    assert vm.probe(CONNECT, HUB) == {"kind": "2"}  # root, as kata-agent
