@@ -6,6 +6,7 @@ Says on standard output where the TPM's socket is.
 from __future__ import annotations
 
 import asyncio
+import signal
 
 from agent.devkit.guests import guest
 from agent.devkit.kbs import DevKbs, Settings
@@ -15,10 +16,12 @@ SECRET = b"a secret of the broker"
 
 
 async def main() -> None:
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with guest("tpm") as machine, DevKbs(Settings(roots=machine.roots), port=PORT) as kbs:
         kbs.put("default/key/1", SECRET)
         print(f"{machine.sysroot}/dev/tpmrm0", flush=True)
-        await asyncio.Event().wait()
+        await ended.wait()
 
 
 if __name__ == "__main__":

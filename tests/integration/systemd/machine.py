@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 UNITS: Final = ROOT / "systemd"
-TOOLS: Final = ("systemd-nspawn", "nsenter", "unshare", "ip", "curl")
+TOOLS: Final = ("systemd-nspawn", "nsenter", "unshare", "ip", "ss", "pgrep", "curl")
 PYTHON: Final = "/opt/coco/python/bin/python3"
 
 # An interpreter that was not installed by the distribution looks for its library where it was installed.
@@ -56,7 +56,7 @@ def missing() -> str:
         return "needs root"
     gone = [tool for tool in TOOLS if shutil.which(tool) is None]
     if gone:
-        return f"needs {', '.join(gone)} (Debian: systemd-container, util-linux, iproute2, curl)"
+        return f"needs {', '.join(gone)} (Debian: systemd-container, util-linux, iproute2, procps, curl)"
     return "" if _cgroups() is not None else "needs a cgroup2 hierarchy"
 
 
