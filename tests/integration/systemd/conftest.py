@@ -20,7 +20,7 @@ AGENT_TOML = '[kbs]\nurl = "http://127.0.0.1:8080"\n[attester]\nallow_sample = t
 
 
 @contextmanager
-def _machine(folders: pytest.TempPathFactory, units: Path) -> Iterator[Machine]:
+def _machine(folders: pytest.TempPathFactory, *units: Path) -> Iterator[Machine]:
     reason = missing()
     if reason and "CI" not in os.environ:
         pytest.skip(reason)
@@ -57,6 +57,6 @@ def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 @pytest.fixture(scope="module", params=["ours", "stock"])
 def peer_pod(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """With our units, and with the ones of a stock image, which have to work as they are."""
-    units = UNITS / "peer-pods" if request.param == "ours" else Path(__file__).with_name("stock")
-    with _machine(tmp_path_factory, units) as machine:
+    stock = (Path(__file__).with_name("stock"),) if request.param == "stock" else ()
+    with _machine(tmp_path_factory, UNITS / "peer-pods", *stock) as machine:
         yield machine

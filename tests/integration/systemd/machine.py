@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 UNITS: Final = ROOT / "systemd"
@@ -136,11 +136,11 @@ class Machine:
         return found
 
 
-def _files(folder: Path, units: Path) -> None:
+def _files(folder: Path, units: Sequence[Path]) -> None:
     """What is put over the machine's own files."""
     system = folder / "etc/systemd/system"
     system.mkdir(parents=True)
-    for unit in units.iterdir():
+    for unit in (unit for one in units for unit in one.iterdir()):
         shutil.copy(unit, system)
     (system / "coco-test.target").write_text(_TARGET)
     manager = folder / "etc/systemd/system.conf.d"
@@ -161,8 +161,8 @@ def _files(folder: Path, units: Path) -> None:
 
 
 @contextmanager
-def booted(folder: Path, units: Path) -> Iterator[Machine]:
-    """The machine with these units, until the end of the block."""
+def booted(folder: Path, units: Sequence[Path]) -> Iterator[Machine]:
+    """The machine with the units of these folders, until the end of the block; later ones replace earlier."""
     overlay, scratch = folder / "overlay", folder / "scratch"
     scratch.mkdir()
     _files(overlay, units)
