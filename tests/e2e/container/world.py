@@ -1,0 +1,28 @@
+"""What surrounds the container: a TPM and a development KBS with one resource, in the container's network.
+
+Says on standard output where the TPM's socket is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from agent.devkit.guests import guest
+from agent.devkit.kbs import DevKbs, Settings
+
+PORT = 8080
+SECRET = b"a secret of the broker"
+
+
+async def main() -> None:
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    async with guest("tpm") as machine, DevKbs(Settings(roots=machine.roots), port=PORT) as kbs:
+        kbs.put("default/key/1", SECRET)
+        print(f"{machine.sysroot}/dev/tpmrm0", flush=True)
+        await ended.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
