@@ -88,6 +88,22 @@ def spki_digest(certificate: bytes) -> bytes:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
+def ends(connection: ssl.SSLObject) -> float:
+    """When the peer's certificate ends, in seconds since the Unix epoch.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    told = (connection.getpeercert() or {}).get("notAfter")
+    if isinstance(told, str):
+        return float(ssl.cert_time_to_seconds(told))
+    # With pins OpenSSL verified nothing and tells nothing, and the parser is loaded anyway.
+    from cryptography import x509  # noqa: PLC0415
+
+    certificate = connection.getpeercert(binary_form=True) or b""
+    return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()
+
+
 def _new() -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks chain and host name
     # T-KBS-60: nothing older is spoken, whatever the system's OpenSSL policy allows.
@@ -117,21 +133,9 @@ def _tell(made: ssl.SSLContext, host: str, shown: Callable[[float], None]) -> No
             super().do_handshake()
             if (self.server_hostname or "").lower().rstrip(".") == host.rstrip("."):
                 with contextlib.suppress(ValueError):  # a date that is none is no reason to stop here
-                    shown(_ends(self))
+                    shown(ends(self))
 
     made.sslobject_class = Telling
-
-
-def _ends(connection: ssl.SSLObject) -> float:
-    """When the peer's certificate ends, in seconds since the Unix epoch; ValueError when it does not say."""
-    told = (connection.getpeercert() or {}).get("notAfter")
-    if isinstance(told, str):
-        return float(ssl.cert_time_to_seconds(told))
-    # With pins OpenSSL verified nothing and tells nothing, and the parser is loaded anyway.
-    from cryptography import x509  # noqa: PLC0415
-
-    certificate = connection.getpeercert(binary_form=True) or b""
-    return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()
 
 
 def _trust_roots(made: ssl.SSLContext, extra_roots: str) -> None:

@@ -145,7 +145,7 @@ CASES = {
     "CocoAttestsTooOften": Case(
         fires=({SUCCESS: "0+4x60", BROKER % "ok": "0+4x60"}, {SUCCESS: "0+4x60", BROKER % "ok": "0+7x60"}),
         quiet=(
-            {SUCCESS: "0+4x60", BROKER % "ok": "0+100x60"},  # a busy guest with short tokens
+            {SUCCESS: "0+4x60", BROKER % "ok": "0+12x60"},  # a busy guest with short tokens
             {SUCCESS: GROWS, BROKER % "ok": GROWS},  # a quiet one
         ),
         target=False,

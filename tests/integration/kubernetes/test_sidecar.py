@@ -53,7 +53,12 @@ async def prometheus(folder: Path, *arguments: str, **environment: str) -> Async
     finally:
         if process.returncode is None:
             process.terminate()
-        await asyncio.wait_for(process.wait(), 20)
+        try:
+            await asyncio.wait_for(process.wait(), 30)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
 
 
 @asynccontextmanager
