@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import shlex
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
 from agent.config.load import load as load_config
+from agent.config.model import Features
 from agent.devkit.playground import playground
 from agent.tee.initdata_transport import unpack
 from tests.integration.kubernetes.manifests import (
@@ -169,6 +172,28 @@ async def test_the_pod_notices_a_secret_that_was_not_opened(
         stdout=asyncio.subprocess.DEVNULL,
     )
     assert await process.wait() == status
+
+
+@pytest.mark.parametrize("released", [True, False])
+@pytest.mark.parametrize("file", ["pod-kernel-parameter.yaml", "pod-init-data.yaml"])
+async def test_the_pods_own_command_ends_well_when_the_secret_is_released(file: str, released: bool) -> None:
+    busybox = shutil.which("busybox")  # what the pods' image is
+    if busybox is None:
+        assert not os.environ.get("CI"), "busybox is missing"
+        pytest.skip("busybox is missing. Run: sudo apt-get install busybox-static")
+    command = container(one(file, "Pod"), "main")["command"]
+    async with playground(features=Features.RESOURCE) as place:
+        place.kbs.put("default/key/1", b"a secret")
+        if not released:
+            place.kbs.deny("default/key/1")
+        words = [word.replace("http://127.0.0.1:8006", place.rest) for word in command]
+        assert words != command
+        process = await asyncio.create_subprocess_exec(
+            busybox, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode == 0) is released, output
+    assert b"a secret" not in output  # the host reads what a pod prints
 
 
 async def test_the_check_of_a_node_is_a_command_of_ours(tmp_path: Path) -> None:
