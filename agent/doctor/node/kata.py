@@ -62,20 +62,17 @@ class Handler(NamedTuple):
 def look(node: Node, tee: str) -> Iterator[Finding]:
     """Settings, then handlers, of every shim for one TEE."""
     settings = sorted(_settings(node, tee))
-    pulls = False
     for path in settings:
-        table = _table(path)
-        yield _judge(node, path, table)
-        pulls = pulls or table.get("experimental_force_guest_pull") is True
+        yield _judge(node, path, _hypervisor(_documents(path)))
     if not settings:
         yield Finding(AREA, "settings", Verdict.BAD, f"no configuration-*-{tee}*.toml", _INSTALL)
-    handlers = sorted(set(_handlers(node, tee)))
+    handlers = list(dict.fromkeys(_handlers(node, tee)))
     for handler in handlers:
         yield _passes(handler)
     if not handlers:
         yield Finding(AREA, "handler", Verdict.BAD, f"containerd and CRI-O know none for {tee}", _INSTALL)
     else:
-        yield _pull(node, handlers, forced=pulls)
+        yield _pull(node, handlers, forced=any(_forced(_documents(path)) for path in settings))
 
 
 def _settings(node: Node, tee: str) -> set[Path]:
@@ -88,13 +85,28 @@ def _settings(node: Node, tee: str) -> set[Path]:
     return found
 
 
-def _table(path: Path) -> dict[str, object]:
-    """The hypervisor's table, with the installer's drop-in files over it; empty when there is none."""
+def _documents(path: Path) -> list[dict[str, object]]:
+    """The file, then the drop-in files that change it."""
+    return [_toml(each) for each in (path, *sorted(path.parent.glob("config.d/*.toml")))]
+
+
+def _hypervisor(documents: list[dict[str, object]]) -> dict[str, object]:
+    """The hypervisor's table, the last word on each key; empty when there is none."""
     merged: dict[str, object] = {}
-    for each in (path, *sorted(path.parent.glob("config.d/*.toml"))):
-        for table in _tables(_toml(each), "hypervisor"):
+    for document in documents:
+        for table in _tables(document, "hypervisor"):
             merged.update(table)
     return merged
+
+
+def _forced(documents: list[dict[str, object]]) -> bool:
+    """Whether Kata pulls in the guest whatever the engine says; its two runtimes spell that differently."""
+    merged: dict[str, object] = {}
+    for document in documents:
+        runtime = document.get("runtime")
+        merged.update(runtime if isinstance(runtime, dict) else {})
+    listed = _strings(merged.get("experimental"))
+    return merged.get("experimental_force_guest_pull") is True or "force_guest_pull" in listed
 
 
 def _toml(path: Path) -> dict[str, object]:

@@ -88,16 +88,28 @@ def test_containerd_that_drops_annotations_is_found_out(annotations: str, tmp_pa
     assert "io.katacontainers.*" in of(found, "handler kata-qemu-snp").next_step
 
 
+def test_containerd_and_cri_o_side_by_side(tmp_path: Path) -> None:
+    files = {**snp_files(), "etc/crio/crio.conf.d/99-kata-deploy": "[crio.runtime.runtimes.kata-qemu-snp]\n"}
+    assert bad(look(tmp_path, files)) == set()
+
+
 def test_a_snapshotter_that_does_not_run(tmp_path: Path) -> None:
     assert bad(look(tmp_path, without(snp_files(), "run"))) == {"guest pull"}
 
 
-@pytest.mark.parametrize(("forced", "verdict_then"), [("true", Verdict.GOOD), ("false", Verdict.WARNING)])
+@pytest.mark.parametrize(
+    ("forced", "verdict_then"),
+    [
+        ("experimental_force_guest_pull = true", Verdict.GOOD),
+        ('experimental = ["force_guest_pull"]', Verdict.GOOD),  # runtime-rs
+        ("experimental_force_guest_pull = false\nexperimental = []", Verdict.WARNING),
+    ],
+)
 def test_without_a_snapshotter_kata_has_to_be_told(
     forced: str, verdict_then: Verdict, tmp_path: Path
 ) -> None:
     files = {**snp_files(), HANDLERS: handler("snp", snapshotter="overlayfs")}
-    files[FILE] = settings("snp", experimental_force_guest_pull=forced)
+    files[FILE] = f"{settings('snp')}[runtime]\n{forced}\n"
     assert of(look(tmp_path, files), "guest pull").verdict is verdict_then
 
 
