@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from agent.cli import connect, text
 from agent.cli.sources import add_config_options, kernel_command_line, load_config
+from agent.errors import AgentError, ErrorCode
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
 
     from agent.doctor.finding import Finding, Patient
 
@@ -22,10 +24,15 @@ _COLOURS = {"good": "32", "warning": "33", "BAD": "31;1", "unknown": "2"}
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments."""
     add_config_options(parser)
+    parser.add_argument(
+        "--node",
+        action="store_true",
+        help="look at a Kubernetes worker node instead: can it run confidential guests (needs no files)",
+    )
     parser.add_argument("--offline", action="store_true", help="do not talk to the key broker")
     parser.add_argument("--all", action="store_true", help="also show probes that found nothing")
     parser.add_argument(
-        "--wanted", default="", metavar="TEE", help="the TEE this guest should have, e.g. snp"
+        "--wanted", default="", metavar="TEE", help="the TEE this guest or node should have, e.g. snp"
     )
     parser.add_argument("--sysroot", default="/", metavar="DIR", help="look below this folder (default: /)")
     parser.add_argument("--bundle", metavar="FILE", help="also write a redacted archive for support")
@@ -34,21 +41,45 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Examine the guest. Needs no running agent; makes one quote and asks the broker for one challenge."""
-    from agent.doctor.examination import as_json, bundle, healthy  # noqa: PLC0415  # keeps --help light
+    if arguments.node:
+        return _node(arguments)
+    from agent.doctor.examination import bundle  # noqa: PLC0415  # keeps --help light
     from agent.observe.redact import ResourceNames  # noqa: PLC0415
 
     patient = _patient(arguments)
     findings = asyncio.run(_examine(patient, arguments))
-    if arguments.json:
-        shown = [as_json(finding) for finding in findings]
-        text.print_json({"tee": patient.detection.tee, "healthy": healthy(findings), "findings": shown})
-    else:
-        bad = sum(finding.verdict.value == "BAD" for finding in findings)
-        print(f"\n{len(findings)} looked at, {bad} bad")
+    status = _sum_up(findings, patient.detection.tee, arguments)
     if arguments.bundle:
         names = ResourceNames(patient.config.observe.log_resource_names)
         connect.write_output(bundle(patient, findings, names), arguments.bundle)
         print(f"written: {arguments.bundle}", file=sys.stderr)
+    return status
+
+
+def _node(arguments: Namespace) -> int:
+    """Examine the host side: reads files, changes nothing."""
+    from agent.doctor.node.examination import examine, likely  # noqa: PLC0415
+    from agent.doctor.node.host import Node  # noqa: PLC0415
+
+    if arguments.bundle:
+        raise AgentError(ErrorCode.INVALID_REQUEST, "--bundle is for guests; with --node use --json")
+    node = Node(arguments.sysroot, arguments.wanted)
+    findings = []
+    for finding in examine(node):
+        findings.append(finding)
+        _print(finding, arguments)
+    return _sum_up(findings, node.wanted or likely(node) or None, arguments)
+
+
+def _sum_up(findings: Sequence[Finding], tee: str | None, arguments: Namespace) -> int:
+    from agent.doctor.finding import as_json, healthy  # noqa: PLC0415
+
+    if arguments.json:
+        shown = [as_json(finding) for finding in findings]
+        text.print_json({"tee": tee, "healthy": healthy(findings), "findings": shown})
+    else:
+        bad = sum(finding.verdict.value == "BAD" for finding in findings)
+        print(f"\n{len(findings)} looked at, {bad} bad")
     return text.EXIT_OK if healthy(findings) else text.EXIT_FAILED
 
 
@@ -79,13 +110,14 @@ async def _examine(patient: Patient, arguments: Namespace) -> list[Finding]:
     findings = []
     async for finding in examine(patient, offline=arguments.offline):
         findings.append(finding)
-        quiet = finding.verdict.value == "unknown" and not arguments.all
-        if not arguments.json and not quiet:
-            _print(finding)
+        _print(finding, arguments)
     return findings
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: Finding, arguments: Namespace) -> None:
+    """One line, at once; programs wait for the whole."""
+    if arguments.json or (finding.verdict.value == "unknown" and not arguments.all):
+        return
     word = finding.verdict.value.ljust(7)
     if text.colourful():
         word = text.painted(word, _COLOURS[finding.verdict.value])

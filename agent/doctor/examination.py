@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from agent import __version__
 from agent.config.show import rows
 from agent.doctor import evidence, guest, network
-from agent.doctor.finding import Verdict
+from agent.doctor.finding import as_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -43,22 +43,6 @@ async def examine(patient: Patient, *, offline: bool = False) -> AsyncIterator[F
     if not offline:
         async for finding in network.broker(patient):
             yield finding
-
-
-def as_json(finding: Finding) -> dict[str, str]:
-    """One finding for programs."""
-    return {
-        "area": finding.area,
-        "name": finding.name,
-        "verdict": finding.verdict.name.lower(),
-        "seen": finding.seen,
-        "next": finding.next_step,
-    }
-
-
-def healthy(findings: Sequence[Finding]) -> bool:
-    """Whether nothing is bad."""
-    return all(finding.verdict is not Verdict.BAD for finding in findings)
 
 
 def bundle(patient: Patient, findings: Sequence[Finding], names: ResourceNames) -> bytes:

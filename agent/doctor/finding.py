@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from agent.clock import Clock
     from agent.config.model import Config
@@ -71,6 +71,22 @@ class Patient:
     def sysroot(self) -> str:
         """Prefix of /sys, /dev and /proc."""
         return self.config.attester.sysroot
+
+
+def as_json(finding: Finding) -> dict[str, str]:
+    """One finding for programs."""
+    return {
+        "area": finding.area,
+        "name": finding.name,
+        "verdict": finding.verdict.name.lower(),
+        "seen": finding.seen,
+        "next": finding.next_step,
+    }
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Whether nothing is bad."""
+    return all(finding.verdict is not Verdict.BAD for finding in findings)
 
 
 def failed(area: str, name: str, error: AgentError) -> Finding:

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -22,10 +23,13 @@ from agent.observe.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agent.clock import Clock
     from agent.config.model import Kbs
 
 AREA: Final = "key broker"
 _STEP: Final = 5.0
+_SOON: Final = 14 * 86400.0
+"""As the alert on it (docs/kubernetes/alerts.yaml)."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -40,13 +44,13 @@ async def broker(patient: Patient) -> AsyncIterator[Finding]:
         )
         return
     for server in settings.servers():
-        async for finding in _endpoint(settings, server.url):
+        async for finding in _endpoint(settings, server.url, patient.clock):
             yield finding
     async for finding in _answer(patient, settings):
         yield finding
 
 
-async def _endpoint(settings: Kbs, url: str) -> AsyncIterator[Finding]:
+async def _endpoint(settings: Kbs, url: str, clock: Clock) -> AsyncIterator[Finding]:
     if settings.proxy:
         yield Finding(AREA, "proxy", Verdict.GOOD, "configured: the steps below lead to it")
     parts = urlsplit(settings.proxy or url)
@@ -63,7 +67,7 @@ async def _endpoint(settings: Kbs, url: str) -> AsyncIterator[Finding]:
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     yield Finding(AREA, "name", Verdict.GOOD, f"{host} is {', '.join(addresses[:4])}")
     yield _route(found[0][0], (addresses[0], port))
-    async for finding in _connection(settings, parts.scheme, host, port):
+    async for finding in _connection(settings, parts.scheme, (host, port), clock):
         yield finding
 
 
@@ -76,7 +80,10 @@ def _route(family: int, address: tuple[str, int]) -> Finding:
         return Finding(AREA, "route", Verdict.GOOD, f"from {probe.getsockname()[0]}")
 
 
-async def _connection(settings: Kbs, scheme: str, host: str, port: int) -> AsyncIterator[Finding]:
+async def _connection(
+    settings: Kbs, scheme: str, address: tuple[str, int], clock: Clock
+) -> AsyncIterator[Finding]:
+    host, port = address
     try:
         async with asyncio.timeout(_STEP):
             _, writer = await asyncio.open_connection(host, port)
@@ -91,7 +98,7 @@ async def _connection(settings: Kbs, scheme: str, host: str, port: int) -> Async
     yield Finding(AREA, "connection", Verdict.GOOD, f"port {port} answers")
     try:
         if scheme == "https":
-            yield await _tls(settings, writer, host)
+            yield await _tls(settings, writer, host, clock)
         else:
             yield Finding(
                 AREA,
@@ -107,7 +114,7 @@ async def _connection(settings: Kbs, scheme: str, host: str, port: int) -> Async
                 await writer.wait_closed()
 
 
-async def _tls(settings: Kbs, writer: asyncio.StreamWriter, host: str) -> Finding:
+async def _tls(settings: Kbs, writer: asyncio.StreamWriter, host: str, clock: Clock) -> Finding:
     try:
         context = await asyncio.to_thread(tls.context, settings)
         async with asyncio.timeout(_STEP):
@@ -121,10 +128,21 @@ async def _tls(settings: Kbs, writer: asyncio.StreamWriter, host: str) -> Findin
         return _bad(ErrorCode.KBS_TLS_FAILED, "TLS", str(told))
     except OSError as error:
         return _bad(ErrorCode.KBS_TLS_FAILED, "TLS", f"the connection broke off: {error.strerror}")
-    session = writer.get_extra_info("ssl_object")
-    version = session.version() if session is not None else "TLS"
+    return _certificate(settings, writer.get_extra_info("ssl_object"), clock.wall())
+
+
+def _certificate(settings: Kbs, session: ssl.SSLObject, now: float) -> Finding:
     trusted = "its key is pinned" if settings.pins else "its certificate is trusted"
-    return Finding(AREA, "TLS", Verdict.GOOD, f"{version}, {trusted}")
+    try:
+        ends = tls.ends(session)
+    except ValueError:
+        return Finding(AREA, "TLS", Verdict.GOOD, f"{session.version()}, {trusted}")
+    seen = f"{session.version()}, {trusted} and ends {time.strftime('%Y-%m-%d', time.gmtime(ends))}"
+    if settings.pins or ends - now > _SOON:  # a pinned key goes on
+        return Finding(AREA, "TLS", Verdict.GOOD, seen)
+    return Finding(
+        AREA, "TLS", Verdict.WARNING, seen, "Renew the broker's certificate: no guest gets a key after that."
+    )
 
 
 async def _answer(patient: Patient, settings: Kbs) -> AsyncIterator[Finding]:

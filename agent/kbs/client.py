@@ -94,7 +94,7 @@ class KbsClient:
         self._skew = skew
         self._sleep = sleep
         self._chance = chance
-        self._endpoints = Endpoints(settings, clock, chance, resolver, skew)
+        self._endpoints = Endpoints(settings, clock, chance, resolver, skew, shown=metrics.certificate)
         self.trouble = Trouble()
         """Shared with the session that attests through this client."""
 

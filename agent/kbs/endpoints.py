@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
@@ -137,13 +138,20 @@ class Endpoint:
         breaker: Breaker,
         resolver: aiohttp.abc.AbstractResolver | None = None,
         skew: ClockSkew | None = None,
+        *,
+        shown: Callable[[int, float], None] | None = None,
     ) -> None:
         self.index = index
         self.settings = settings
         self.breaker = breaker
         self.slots = asyncio.Semaphore(limits.KBS_CONNECTIONS)
         # T-KBS-80: only an answer that is the broker's for certain says what time it is.
-        self.transport = Transport(settings, resolver, skew.observe if skew and self.authenticated else None)
+        self.transport = Transport(
+            settings,
+            resolver,
+            skew.observe if skew and self.authenticated else None,
+            None if shown is None else partial(shown, index),
+        )
         self.head_limit = limits.KBS_MAX_TOKEN
         self.last: ErrorCode | None = None
         self.handshakes_from = 0.0
@@ -234,6 +242,8 @@ class Endpoints:
         chance: Callable[[], float],
         resolver: aiohttp.abc.AbstractResolver | None = None,
         skew: ClockSkew | None = None,
+        *,
+        shown: Callable[[int, float], None] | None = None,
     ) -> None:
         self._clock = clock
         self._chance = chance
@@ -244,6 +254,7 @@ class Endpoints:
                 Breaker(clock, chance),
                 resolver,
                 skew,
+                shown=shown,
             )
             for index, one in enumerate(settings.servers())
         )

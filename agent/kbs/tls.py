@@ -6,16 +6,20 @@ System roots plus configured roots; or, with pins, exactly the pinned keys and n
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.progress import Phase, reached
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.config.model import Kbs
 
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII)
@@ -27,21 +31,29 @@ _BUNDLES: Final = (
 )
 
 
-def context(settings: Kbs) -> ssl.SSLContext | None:
+def context(settings: Kbs, shown: Callable[[float], None] | None = None) -> ssl.SSLContext | None:
     """The TLS settings for one broker; None when neither its URL nor its proxy's is https.
 
     Reads the system's trust store, so call it in a thread; the store is left alone when there are pins.
     An https proxy is checked by the same rules as the broker, so with pins its key must be pinned too.
+
+    Args:
+        settings: of one endpoint.
+        shown: told after each good handshake when the broker's certificate ends, in seconds since the Unix
+            epoch. A proxy's certificate is not told.
 
     Raises:
         AgentError: CONFIG_INVALID, for roots or pins that are none.
     """
     if not any((url or "").lower().startswith("https:") for url in (settings.url, settings.proxy)):
         return None
-    if not settings.pins:
-        return trusting(settings.extra_roots)
-    made = _new()
-    _trust_pins(made, settings.pins)
+    if settings.pins:
+        made = _new()
+        _trust_pins(made, settings.pins)
+    else:
+        made = trusting(settings.extra_roots)
+    if shown is not None:
+        _tell(made, urlsplit(settings.url).hostname or "", shown)
     return made
 
 
@@ -76,6 +88,22 @@ def spki_digest(certificate: bytes) -> bytes:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
+def ends(connection: ssl.SSLObject) -> float:
+    """When the peer's certificate ends, in seconds since the Unix epoch.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    told = (connection.getpeercert() or {}).get("notAfter")
+    if isinstance(told, str):
+        return float(ssl.cert_time_to_seconds(told))
+    # With pins OpenSSL verified nothing and tells nothing, and the parser is loaded anyway.
+    from cryptography import x509  # noqa: PLC0415
+
+    certificate = connection.getpeercert(binary_form=True) or b""
+    return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()
+
+
 def _new() -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks chain and host name
     # T-KBS-60: nothing older is spoken, whatever the system's OpenSSL policy allows.
@@ -92,6 +120,22 @@ class _Watched(ssl.SSLObject):
         """A step of the handshake; the first one is when the TCP connection stands."""
         reached(Phase.TLS)
         super().do_handshake()
+
+
+def _tell(made: ssl.SSLContext, host: str, shown: Callable[[float], None]) -> None:
+    checked: type[ssl.SSLObject] = made.sslobject_class
+
+    class Telling(checked):  # type: ignore[misc,valid-type]  # a class made for this context
+        """Tells what the certificate says, once the handshake with the broker itself is done."""
+
+        def do_handshake(self) -> None:
+            """Finish the handshake, checks and all; then tell."""
+            super().do_handshake()
+            if (self.server_hostname or "").lower().rstrip(".") == host.rstrip("."):
+                with contextlib.suppress(ValueError):  # a date that is none is no reason to stop here
+                    shown(ends(self))
+
+    made.sslobject_class = Telling
 
 
 def _trust_roots(made: ssl.SSLContext, extra_roots: str) -> None:

@@ -100,6 +100,7 @@ class Transport:
         settings: of one endpoint.
         resolver: for names; the system's when there is none. Injected in tests.
         heard: told ``Date`` of each answer when its head has come, and the seconds it took.
+        shown: told when the broker's certificate ends, as :func:`agent.kbs.tls.context` does.
     """
 
     def __init__(
@@ -107,10 +108,12 @@ class Transport:
         settings: Kbs,
         resolver: aiohttp.abc.AbstractResolver | None = None,
         heard: Callable[[str, float], None] | None = None,
+        shown: Callable[[float], None] | None = None,
     ) -> None:
         self._settings = settings
         self._resolver = resolver
         self._heard = heard
+        self._shown = shown
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -172,7 +175,7 @@ class Transport:
                 # T-KBS-63: only the configured proxy; environment and netrc (trust_env) are not measured.
                 if self._settings.proxy and not _PROXY.fullmatch(self._settings.proxy):
                     raise AgentError(ErrorCode.CONFIG_INVALID, "the proxy is not http(s)://host[:port]")
-                trust = await asyncio.to_thread(tls.context, self._settings)
+                trust = await asyncio.to_thread(tls.context, self._settings, self._shown)
                 self._session = self._new_session(trust)
             if self._closed or self._session is None:
                 raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")

@@ -57,6 +57,12 @@ class Metrics:
             ["index"],
             registry=self.registry,
         )
+        self._certificates = Gauge(
+            "coco_kbs_cert_expiry_timestamp_seconds",
+            "When the certificate ends that an endpoint showed last, in seconds since the Unix epoch.",
+            ["index"],
+            registry=self.registry,
+        )
         self._credentials = self._counter("kbs_credentials", "Resource requests by credential.", "kind")
         self._token = Gauge("coco_token_bytes", "Size of the latest token reply.", registry=self.registry)
         self._released = self._counter("kbs_resource_releases", "Resources the broker released.")
@@ -103,6 +109,16 @@ class Metrics:
         """One exchange with the endpoint at ``index`` of the configured order, and its breaker's state."""
         self._servers.labels(str(index), result).inc()
         self._health.labels(str(index)).set(health)
+
+    def certificate(self, index: int, ends: float) -> None:
+        """The certificate of the endpoint at ``index`` of the configured order.
+
+        Args:
+            index: of the endpoint.
+            ends: its ``notAfter``, seconds since the Unix epoch: whoever compares it needs not trust this
+                guest's clock.
+        """
+        self._certificates.labels(str(index)).set(ends)
 
     def kbs_credential(self, kind: str) -> None:
         """What a resource request carried: ``bearer`` or ``cookie``."""

@@ -6,13 +6,19 @@ import io
 import json
 import socket
 import tarfile
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.config.model import Kbs
+from agent.devkit.clock import FakeClock
 from agent.devkit.kbs import DevKbs
 from agent.devkit.pki import Authority
+from agent.doctor import network
 from tests.integration.support import run
+from tests.unit.doctor.patients import patient
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +74,23 @@ async def test_tls_trusted_and_not(tmp_path: Path) -> None:
     assert status == 1
     assert found["key broker: TLS"]["verdict"] == "bad"
     assert "KBS_TLS_FAILED" in found["key broker: TLS"]["seen"]
+
+
+@pytest.mark.parametrize(
+    ("pinned", "days", "verdict"), [(False, 0, "good"), (False, 20, "warning"), (True, 20, "good")]
+)
+async def test_a_certificate_that_ends_soon(pinned: bool, days: int, verdict: str, tmp_path: Path) -> None:
+    authority = Authority()
+    identity = authority.issue()  # ends in 30 days
+    kbs = Kbs(pins=(identity.pin,)) if pinned else Kbs(extra_roots=authority.pem)
+    async with DevKbs(tls=identity.context()) as broker:
+        looked_at = patient(tmp_path, kbs=replace(kbs, url=broker.url))
+        looked_at = replace(looked_at, clock=FakeClock(wall=time.time() + days * 86400))
+        found = [each async for each in network.broker(looked_at)]
+    (shown,) = [each for each in found if each.name == "TLS"]
+    assert shown.verdict.value == verdict
+    assert identity.cert.not_valid_after_utc.strftime("ends %Y-%m-%d") in shown.seen
+    assert bool(shown.next_step) is (verdict == "warning")
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:

@@ -225,6 +225,28 @@ async def test_each_endpoint_has_its_own_pins_and_roots(client_of: Callable[...,
     assert len(first.heads) == len(second.heads) == 1
 
 
+async def test_each_endpoint_shows_when_its_certificate_ends() -> None:
+    pinned, root, metrics = pki.self_signed(), pki.Authority(), Metrics()
+    rooted = root.issue()
+
+    def ends(index: int) -> float | None:
+        name = "coco_kbs_cert_expiry_timestamp_seconds"
+        return metrics.registry.get_sample_value(name, {"index": str(index)})
+
+    async with (
+        raw_server(reply(), tls=pinned.context()) as first,
+        raw_server(reply(), tls=rooted.context()) as second,
+    ):
+        servers = (KbsServer(secure(first), pins=(pinned.pin,)), KbsServer(secure(second), root.pem))
+        client = KbsClient(Kbs(url=secure(first), endpoints=servers), CLOCK, metrics)
+        await client.get(URI, TOKEN, soon())
+        assert (ends(0), ends(1)) == (pinned.cert.not_valid_after_utc.timestamp(), None)
+        await first.stop()
+        await client.get(URI, TOKEN, soon())
+        await client.close()
+    assert ends(1) == rooted.cert.not_valid_after_utc.timestamp()
+
+
 async def test_passport_mode_attests_at_one_broker_and_fetches_at_others(two: tuple[DevKbs, DevKbs]) -> None:
     first, second = two
     async with DevKbs() as home:

@@ -31,3 +31,4 @@ def test_bash_offers_every_command(script: str) -> None:
 def test_bash_offers_the_options_of_a_command(script: str) -> None:
     assert complete(script, "coco-agent", "serve", "--aa") == ["--aa-config"]
     assert complete(script, "coco-agent", "config", "sh") == ["show"]
+    assert complete(script, "coco-agent", "doctor", "--no") == ["--node"]

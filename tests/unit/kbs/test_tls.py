@@ -18,14 +18,21 @@ from agent.kbs import tls
 from tests.unit.kbs import PROPERTY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 URL = "https://broker.example"
 
 
-def shake(settings: Kbs, server: pki.ServerIdentity, *, name: str = "broker.example") -> str | None:
+def shake(
+    settings: Kbs,
+    server: pki.ServerIdentity,
+    *,
+    name: str = "broker.example",
+    shown: Callable[[float], None] | None = None,
+) -> str | None:
     """TLS version of a handshake in memory, or None when there is no TLS at all."""
-    context = tls.context(settings)
+    context = tls.context(settings, shown)
     if context is None:
         return None
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -172,6 +179,33 @@ def test_a_pin_of_another_length_is_a_mistake_in_the_configuration() -> None:
     with pytest.raises(AgentError) as caught:
         tls.context(Kbs(url=URL, pins=(bytes(20),)))
     assert caught.value.code is ErrorCode.CONFIG_INVALID
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_handshake_tells_when_the_certificate_ends(pinned: bool) -> None:
+    root, told = pki.Authority(), list[float]()
+    server = root.issue("broker.example")
+    trust = Kbs(url=URL, pins=(server.pin,)) if pinned else Kbs(url=URL, extra_roots=root.pem)
+    shake(trust, server, shown=told.append)
+    assert told == [server.cert.not_valid_after_utc.timestamp()]
+
+
+def test_a_certificate_that_is_refused_tells_nothing() -> None:
+    told: list[float] = []
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake(Kbs(url=URL), pki.Authority().issue("broker.example"), shown=told.append)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake(Kbs(url=URL, pins=(bytes(32),)), pki.self_signed(), shown=told.append)
+    assert told == []
+
+
+def test_a_proxys_certificate_is_not_taken_for_the_brokers() -> None:
+    root, told = pki.Authority(), list[float]()
+    settings = Kbs(url=URL, proxy="https://proxy.example", extra_roots=root.pem)
+    shake(settings, root.issue("proxy.example"), name="proxy.example", shown=told.append)
+    assert told == []
+    shake(settings, root.issue("broker.example"), shown=told.append)
+    assert told
 
 
 @PROPERTY

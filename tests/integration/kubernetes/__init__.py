@@ -1,0 +1,1 @@
+"""The manifests of docs/kubernetes, against the API's schemas, the real agent and the real Prometheus."""
