@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 import tomllib
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from rootfs import bundle, cli, files, layout, stdlib
+from rootfs import bundle, cli, debian, files, layout, stdlib
 from rootfs.errors import BuildError
 from rootfs.tools import EPOCH
 from rootfs.wheels import ROOT
@@ -106,3 +107,22 @@ def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
     assert f"python -m rootfs {command}" in capsys.readouterr().out
+
+
+def test_half_a_bundle_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[debian.Package]:
+        files.write(tmp_path / "root" / "half", "")
+        raise BuildError("no network")
+
+    monkeypatch.setattr(debian, "candidates", broken)
+    with pytest.raises(BuildError, match="no network"):
+        bundle.build(bundle.Options(into=tmp_path / "root"))
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_substitute_has_the_names_its_importers_want() -> None:
+    for name, text in stdlib.SUBSTITUTES.items():
+        module = name.removesuffix(".py").replace("/", ".")
+        names: dict[str, object] = {}
+        exec(text, names)  # noqa: S102
+        assert set(names) >= set(import_module(module).__all__)
