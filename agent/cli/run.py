@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from agent.cli.launchers import ROLES as PROGRAMS
@@ -85,6 +86,8 @@ async def _serve(daemon: Daemon, roles: frozenset[Role], notifier: Notifier) -> 
             launchers.start()
         notifier.ready(f"serving {', '.join(sorted(role.value for role in roles))}")
         heartbeat = asyncio.create_task(Heartbeat(notifier, daemon.addresses).run())
+        if launchers is not None:
+            await asyncio.to_thread(_prepare)
         await stopped.wait()
     finally:
         notifier.stopping()
@@ -93,6 +96,15 @@ async def _serve(daemon: Daemon, roles: frozenset[Role], notifier: Notifier) -> 
         await daemon.stop()
         if launchers is not None:
             await launchers.stop()
+
+
+def _prepare() -> None:
+    """Load what launchers will ask for, while they are not there yet: each then waits for its socket only.
+
+    Beside the loop, which serves meanwhile.
+    """
+    for name in ("agent.daemon.hub", "agent.daemon.gateway"):
+        import_module(name)
 
 
 def _listen_for_launchers(daemon: Daemon, roles: frozenset[Role]) -> Launchers | None:
