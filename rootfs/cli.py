@@ -164,9 +164,9 @@ def _extension(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     print(f"{'files':>9} {'erofs':>9} {'socket':>8} {'cpu':>8} {'memory':>8}")
-    for build in arguments.build:
-        program, _, tree = build.partition("=")
-        found = compare.measure(Path(program).resolve(), Path(tree).resolve())
+    places = [build.partition("=")[::2] for build in arguments.build]
+    builds = [(Path(program).resolve(), Path(tree).resolve()) for program, tree in places]
+    for (program, _), found in zip(builds, compare.measure(builds), strict=True):
         sizes = f"{found.tree_bytes / MIB:5.1f} MiB {found.erofs_bytes / MIB:5.1f} MiB"
         print(f"{sizes} {found.socket_s:6.2f} s {found.cpu_s:6.2f} s {found.rss_mb:5.1f} MB  {program}")
 

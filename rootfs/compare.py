@@ -14,7 +14,7 @@ from rootfs import files, image
 from rootfs.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 RUNS: Final = 9
 _PATIENCE: Final = 30.0
@@ -39,27 +39,24 @@ class Measured:
     rss_mb: float
 
 
-def measure(program: Path, tree: Path) -> Measured:
-    """Start ``program serve`` several times.
+def measure(builds: Sequence[tuple[Path, Path]]) -> list[Measured]:
+    """Start ``program serve`` of each build in turn, ``RUNS`` times: what else runs meets all alike.
 
     Args:
-        program: a ``coco-agent``.
-        tree: all that comes with it.
+        builds: a ``coco-agent``, and the folder with all that comes with it.
 
     Raises:
-        BuildError: it does not start.
+        BuildError: one does not start.
     """
     with tempfile.TemporaryDirectory(prefix="coco-compare-") as name:
         folder = Path(name).resolve()
-        erofs = image.make_erofs(tree, folder / "erofs")
-        starts = [_start(program, folder) for _ in range(RUNS)]
-    return Measured(
-        files.size(tree),
-        erofs,
-        min(wall for wall, _, _ in starts),
-        min(cpu for _, cpu, _ in starts),
-        min(memory for _, _, memory in starts),
-    )
+        images = [image.make_erofs(tree, folder / "erofs") for _, tree in builds]
+        rounds = [[_start(program, folder) for program, _ in builds] for _ in range(RUNS)]
+    found = []
+    for number, (_, tree) in enumerate(builds):
+        walls, cpus, memories = zip(*(one[number] for one in rounds), strict=True)
+        found.append(Measured(files.size(tree), images[number], min(walls), min(cpus), min(memories)))
+    return found
 
 
 def _start(program: Path, folder: Path) -> tuple[float, float, float]:

@@ -49,7 +49,7 @@ def launch(program: str, arguments: Sequence[str]) -> int:
 
 
 def _alone(program: str, arguments: Sequence[str]) -> int:
-    from agent.cli.launchers import run  # noqa: PLC0415  # everything a daemon needs
+    from agent.cli.alone import run  # noqa: PLC0415  # everything a daemon needs
 
     return run(program, arguments)
 

@@ -1,22 +1,18 @@
 """What upstream's three programs are told on their command lines (kata_integration.md 1.7).
 
-``run`` is a program that runs its role alone; ``read`` is also asked by the daemon that a launcher hands its
-role to, with the launcher's arguments, environment and working directory.
+Asked by a program that runs its role alone, and by the daemon that a launcher hands its role to, with the
+launcher's arguments, environment and working directory.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from agent import __version__
-from agent.cli import text
-from agent.cli.sources import add_agent_config, add_initdata_options, bind_initdata, load_files
-from agent.errors import AgentError
+from agent.cli.sources import add_agent_config, add_initdata_options, load_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,26 +51,6 @@ class Launch:
     role: str
     config: Config
     arguments: argparse.Namespace
-
-
-def run(program: str, arguments: Sequence[str]) -> int:
-    """Run a program's role in this process until a signal; the exit status.
-
-    A wrong command line is 2, a configuration that cannot be served and init-data that is not the
-    hardware's 1. Neither leaves a socket.
-    """
-    try:
-        launch = read(program, arguments)
-        from agent.cli.run import run_daemon  # noqa: PLC0415  # after the arguments proved good
-        from agent.daemon import Role  # noqa: PLC0415
-
-        bind = partial(bind_initdata, launch.arguments, launch.config.attester)
-        return run_daemon(launch.config, frozenset({Role(launch.role)}), bind=bind)
-    except UsageError as error:
-        sys.stderr.write(str(error))
-        return text.EXIT_USAGE
-    except AgentError as error:
-        return text.fail(error)
 
 
 def read(
