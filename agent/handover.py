@@ -33,8 +33,9 @@ PROTOCOL = b"coco-launcher-1"
 MESSAGE_MAX = 64 * 1024
 """Bytes of a message: arguments and a few variables, one of which may hold certificates."""
 
-WAIT = 3.0
-"""Seconds a launcher waits for each answer. kata-agent gives it 6 until its socket must be there."""
+WAIT = 5.0
+"""Seconds a launcher waits for each answer. kata-agent gives it 6 until its socket must be there. A daemon
+that is still loading answers late, and a launcher that gave up early would have to load all of it as well."""
 
 ENVIRONMENT = (
     "AA_KBC_PARAMS",

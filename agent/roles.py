@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from agent.secret import Secret
 
 
+class Role(enum.Enum):
+    """What one process serves."""
+
+    ATTESTER = "attester"
+    HUB = "hub"
+    GATEWAY = "gateway"
+
+
+ALL_ROLES = frozenset(Role)
+
+
 class MeasurementResult(enum.IntEnum):
     """Answer to ExtendRuntimeMeasurement (attestation_agent.proto, RuntimeMeasurementResult)."""
 

@@ -24,7 +24,7 @@ def run(program: str, arguments: Sequence[str]) -> int:
     try:
         launch = read(program, arguments)
         from agent.cli.run import run_daemon  # noqa: PLC0415  # after the arguments proved good
-        from agent.daemon import Role  # noqa: PLC0415
+        from agent.roles import Role  # noqa: PLC0415
 
         bind = partial(bind_initdata, launch.arguments, launch.config.attester)
         return run_daemon(launch.config, frozenset({Role(launch.role)}), bind=bind)

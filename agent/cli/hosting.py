@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from agent import handover
 from agent.cli import launchers, text
-from agent.daemon import Role
 from agent.errors import AgentError
+from agent.roles import Role
 from agent.serve.launchers import AloneError, Plan, RefusedError
 from agent.serve.rest.address import parse_bind
 

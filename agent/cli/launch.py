@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import array
 import os
-import signal
 import socket
 import sys
 
 from agent import handover
+from agent.cli import signals
 
 TYPE_CHECKING = False  # typing itself takes 6 to 20 ms to import
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
 _ABOUT_ITSELF = frozenset({"-h", "--help", "-V", "--version"})
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def attestation_agent() -> int:
@@ -102,24 +100,14 @@ def _bind(daemon: socket.socket, answer: list[bytes]) -> list[bytes]:
     return _receive(daemon)
 
 
-class _Stopped(Exception):  # noqa: N818  # nothing failed
-    """A signal asks this program to end."""
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise _Stopped
-
-
 def _stay(program: str, daemon: socket.socket) -> int:
     """Wait until the daemon ends the role, or a signal does."""
     try:
-        for number in _STOP_SIGNALS:
-            signal.signal(number, _stop)
+        signals.raise_stopped()
         daemon.settimeout(None)
         last = _last(daemon)
-    except _Stopped:
-        for number in _STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+    except signals.Stopped:
+        signals.ignore()
         # The daemon closes the role and then the connection: no socket is left behind when we are gone.
         daemon.settimeout(2 * handover.WAIT)
         daemon.shutdown(socket.SHUT_WR)

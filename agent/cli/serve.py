@@ -28,7 +28,7 @@ def run(arguments: Namespace) -> int:
     roles = frozenset(arguments.role or ALL_ROLES)
     config = load_config(arguments, roles)
     from agent.cli.run import run_daemon  # noqa: PLC0415  # after the configuration proved good
-    from agent.daemon import Role  # noqa: PLC0415
+    from agent.roles import Role  # noqa: PLC0415
 
     return run_daemon(
         config,

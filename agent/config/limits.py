@@ -328,7 +328,7 @@ LAUNCHERS_MAX: Final = 8
 """Launchers connected at once; there are two programs that hand over, and each may be restarted."""
 
 LAUNCH_DEADLINE: Final = 10.0
-"""Opening a launcher's role; it gives up after 3 s of silence itself."""
+"""Opening a launcher's role; it gives up after 5 s of silence itself."""
 
 STOP_GRACE: Final = 3.0
 """Time for requests under way when the daemon stops."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent.clock import SystemClock
 from agent.daemon.attester import AttesterPart
-from agent.daemon.shared import ALL_ROLES, Role, Shared, log
+from agent.daemon.shared import Shared, log
 from agent.errors import AgentError, ErrorCode
+from agent.roles import ALL_ROLES, Role
 from agent.serve.heartbeat import Addresses
 from agent.serve.sockets import parse_address
 

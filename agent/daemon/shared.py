@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,17 +26,6 @@ if TYPE_CHECKING:
     from agent.serve.ttrpc.server import Services
 
 log = logging.getLogger("coco.daemon")
-
-
-class Role(enum.Enum):
-    """What one process serves."""
-
-    ATTESTER = "attester"
-    HUB = "hub"
-    GATEWAY = "gateway"
-
-
-ALL_ROLES = frozenset(Role)
 
 
 @dataclass(slots=True)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from agent import handover
 from agent.config import limits
-from agent.serve.sockets import SCHEME, BoundSocket, listen_unix
 from agent.serve.ttrpc.server import peer_text, peer_uid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from agent.serve.sockets import BoundSocket
 
 log = logging.getLogger("coco.launchers")
 
@@ -63,38 +64,26 @@ class Launchers:
 
     Args:
         plan: what to do for one; may raise RefusedError or AloneError.
+        listener: SOCK_SEQPACKET, at ``handover.PATH``; closed by :meth:`stop`.
     """
 
-    def __init__(self, plan: Callable[[handover.Wanted], Plan]) -> None:
+    def __init__(self, plan: Callable[[handover.Wanted], Plan], listener: BoundSocket) -> None:
         self._plan = plan
-        self._listener: BoundSocket | None = None
+        self._listener = listener
         self._tasks: set[asyncio.Task[None]] = set()
         self._holders: dict[str, socket.socket] = {}
         self._one_at_a_time = asyncio.Lock()
 
-    def listen(self, path: str = handover.PATH) -> None:
-        """Have connections wait; to be called before anything shows that this process is there.
-
-        Raises:
-            AgentError: CONFIG_INVALID, the socket cannot be made.
-        """
-        # T-CTRL-5: mode 0600; the kernel's word on the caller is looked at as well.
-        self._listener = listen_unix(f"{SCHEME}{path}", kind=socket.SOCK_SEQPACKET)
-
     def start(self) -> None:
         """Serve those who wait, and who come."""
-        if self._listener is None:
-            raise AssertionError("listen comes first")
-        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def stop(self) -> None:
         """Tell all launchers that it is over."""
-        if self._listener is None:
-            return
-        asyncio.get_running_loop().remove_reader(self._listener)
-        self._listener.unlink()
-        self._listener.close()
-        self._listener = None
+        if self._listener.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.unlink()
+            self._listener.close()
         holders = list(self._holders.values())
         self._holders.clear()
         for holder in holders:
@@ -103,9 +92,9 @@ class Launchers:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self) -> None:
         try:
-            connection, _ = listener.accept()
+            connection, _ = self._listener.accept()
         except OSError as error:
             if error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
                 log.warning("a launcher cannot be accepted", extra={"reason": error.strerror})

@@ -69,6 +69,15 @@ class Guest:
         return caught.value.code
 
 
+async def loaded(agent: Program) -> None:
+    """Who asks sooner waits until the daemon is loaded, which the short limit of these tests has no time for."""
+    for _ in range(1000):
+        if f"http://{REST}" in agent.logged():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(agent.logged())
+
+
 @asynccontextmanager
 async def guest(folder: Path) -> AsyncIterator[Guest]:
     hosts, resolv, sock = folder / "hosts", folder / "resolv.conf", folder / "cdh.sock"
@@ -97,6 +106,7 @@ async def guest(folder: Path) -> AsyncIterator[Guest]:
     helper: asyncio.subprocess.Process | None = None
     try:
         await visible(sock, agent)
+        await loaded(agent)
         helper = await asyncio.create_subprocess_exec(
             "nsenter", "--target", str(process.pid), "--net",
             sys.executable, "-m", "tests.integration.late_network",

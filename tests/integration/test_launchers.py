@@ -16,6 +16,7 @@ import pytest
 from agent import handover
 from agent.cli import launch
 from agent.serve.launchers import AloneError, Launchers, Plan, RefusedError
+from agent.serve.sockets import listen_unix
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -56,8 +57,8 @@ class Roles:
 @asynccontextmanager
 async def served(roles: Roles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Launchers]:
     monkeypatch.setattr(handover, "PATH", str(folder / "launchers.sock"))
-    launchers = Launchers(roles.plan)
-    launchers.listen(handover.PATH)
+    listener = listen_unix(f"unix://{handover.PATH}", kind=socket.SOCK_SEQPACKET)
+    launchers = Launchers(roles.plan, listener)
     launchers.start()
     try:
         yield launchers

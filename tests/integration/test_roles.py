@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.config.model import Attester, Config, Control, Features, Gateway, Hub, Kbs
-from agent.daemon import Daemon, Role
+from agent.daemon import Daemon
 from agent.devkit.kbs import DevKbs
 from agent.errors import AgentError, ErrorCode
+from agent.roles import Role
 from tests.integration.support import http
 
 if TYPE_CHECKING:

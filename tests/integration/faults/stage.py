@@ -27,7 +27,7 @@ from agent.config.model import (
     KbsServer,
     SealedSecrets,
 )
-from agent.daemon import Daemon, Role
+from agent.daemon import Daemon
 from agent.devkit import pki
 from agent.devkit.kbs import DevKbs
 from agent.devkit.sample import SampleAttester
@@ -38,6 +38,7 @@ from agent.hub.sealing import keygen, seal_vault
 from agent.protos import attestation_agent_pb2 as aa
 from agent.protos import confidential_data_hub_pb2 as cdh
 from agent.protos import keyprovider_pb2 as kp
+from agent.roles import Role
 from agent.tee.evidence_source import GuestEvidence
 from tests.integration import mini_ttrpc
 from tests.integration.support import http

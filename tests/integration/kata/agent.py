@@ -24,18 +24,11 @@ import msgspec
 from agent.devkit.guests import guest
 from agent.devkit.kbs import DevKbs, Settings
 from tests.integration.kata import wire
-from tests.integration.kata.plan import (
-    AA_SOCKET,
-    CDH_SOCKET,
-    INITDATA,
-    Asked,
-    Process,
-    built_in,
-    from_manifest,
-)
+from tests.integration.kata.plan import Asked, Process, built_in, from_manifest
 from tests.integration.late_network import PORT, bring_up
 from tests.integration.mini_ttrpc import MiniClient, text
 from tests.integration.support import http
+from tests.kata import AA_SOCKET, CDH_SOCKET, INIT_DATA
 
 if TYPE_CHECKING:
     from agent.devkit.guests import SimulatedGuest
@@ -79,14 +72,14 @@ class KataAgent:
         bring_up("lo")
         self._systemd = word.systemd
         for name, content in word.files.items():
-            file = self._there(f"{INITDATA}/{name}")
+            file = self._there(f"{INIT_DATA}/{name}")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content)
         (self._root.parent / "cmdline").write_text(word.cmdline)
         asked = Asked(word.procs, word.features, word.timeout, lambda path: self._there(path).exists())
         if word.extension:
             manifest = self._there(f"{word.extension}/etc/kata-extensions/components.toml").read_text()
-            plan = from_manifest(manifest, word.extension, asked)
+            plan = from_manifest(manifest, asked)
         else:
             plan = built_in(asked)
         if all(self._there(process.path).exists() for process in plan):

@@ -14,8 +14,8 @@ from agent.hub.sealing import keygen, seal_vault
 from rootfs import bundle, extension, layout
 from tests.integration.kata import wire
 from tests.integration.kata.guest import Kata, add_base, kata
-from tests.integration.kata.plan import AA_SOCKET, CDH_SOCKET
 from tests.integration.test_boot import namespaces_work
+from tests.kata import AA_SOCKET, CDH_SOCKET
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ import pytest
 
 from agent import handover
 from agent.cli.hosting import Host
-from agent.daemon import Daemon, Role
+from agent.roles import Role
 from agent.serve.launchers import AloneError, RefusedError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.config.model import Config
+    from agent.daemon import Daemon
 
 HERE = handover.network_namespace()
 
