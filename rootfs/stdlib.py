@@ -53,9 +53,14 @@ ENCODINGS: Final = (
 )
 """Those that stay; cp437 is for names in zip files."""
 
-SUBSTITUTES: Final = {"html/entities.py": "html5 = name2codepoint = codepoint2name = entitydefs = {}\n"}
-"""Modules of which only the names are needed: 0.4 MB of memory for ``html.unescape``, which nothing calls;
-``html`` is imported by ``http.server``, and that by prometheus_client."""
+SUBSTITUTES: Final = {
+    "html/entities.py": "html5 = name2codepoint = codepoint2name = entitydefs = {}\n",
+    "http/server.py": "class BaseHTTPRequestHandler: pass\n",
+    "socketserver.py": "class ThreadingMixIn: pass\n",
+    "wsgiref/simple_server.py": "class WSGIRequestHandler: pass\nclass WSGIServer: pass\nmake_server = 0\n",
+}
+"""Modules of which only the names are needed: 0.4 MB of memory for ``html.unescape``, which nothing calls,
+and 0.3 MB for the web servers of prometheus_client, which nothing starts."""
 
 PACKAGES: Final = {
     "for type checkers and compilers": "*.pyi *.pyx *.pxd *.c *.h *.cpp py.typed *.hash",

@@ -66,7 +66,7 @@ async def _serve(
         notifier.ready(f"serving {', '.join(sorted(role.value for role in roles))}")
         heartbeat = asyncio.create_task(Heartbeat(notifier, daemon.addresses).run())
         if launchers is not None:
-            await asyncio.to_thread(_prepare)
+            await _prepare()
         await stopped.wait()
     finally:
         notifier.stopping()
@@ -77,10 +77,11 @@ async def _serve(
             await launchers.stop()
 
 
-def _prepare() -> None:
+async def _prepare() -> None:
     """Load what launchers will ask for, while they are not there yet: each then waits for its socket only.
 
-    Beside the loop, which serves meanwhile.
+    On the loop, which has nothing else to do yet: what a thread allocates has an arena of its own.
     """
     for name in ("agent.daemon.hub", "agent.daemon.gateway"):
         import_module(name)
+        await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from tests.bench.extension import RESOURCE, inside
 if TYPE_CHECKING:
     from tests.bench.children import Child
     from tests.bench.figures import Figures
+
+POLL = 1.0
+"""Seconds after which kata-agent looks for a socket, and starts the next program."""
 
 AA, CDH, REST = "attestation-agent", "confidential-data-hub", "api-server-rest"
 
@@ -44,6 +48,7 @@ async def bundle(figures: Figures, starts: int) -> list[str]:
         first, second = [], []
         for _ in range(starts):
             first.append((await guest.ask("start", process=AA))["seconds"])
+            await asyncio.sleep(POLL)
             second.append((await guest.ask("start", process=CDH))["seconds"])
             launcher = await guest.ask("memory", process=CDH)
             await guest.ask("stop", process=CDH)

@@ -70,7 +70,7 @@ class Guest:
 
 
 async def loaded(agent: Program) -> None:
-    """Who asks sooner waits until the daemon is loaded, which the short limit of these tests has no time for."""
+    """Who asks sooner waits until the daemon is loaded; these tests are too short of time for that."""
     for _ in range(1000):
         if f"http://{REST}" in agent.logged():
             return
