@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit integration vm bench scale generate lock clean
+.PHONY: help demo test lint types unit integration vm image bench scale generate lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ integration: $(READY) ## Real sockets, real programs
 
 vm: $(READY) ## Attesters against the kernel's own interfaces, in a virtual machine (Debian; QEMU, gcc, swtpm)
 	$(BIN)/python -X dev -m pytest tests/e2e
+
+image: $(READY) ## Kata's extension image, root hash and SBOM into build/image (Debian)
+	@$(BIN)/python -m rootfs extension
 
 bench: $(READY) ## Speed, memory and a pod's boot against upstream's cost model; writes bench.json
 	@$(BIN)/python -m tests.bench

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CACHE: Final = ROOT / "build" / "cache"
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """Say nothing."""
 
 
@@ -49,7 +49,7 @@ class Options:
     prefix: str = layout.EXTENSION_ROOT
     cache: Path = CACHE
     cryptsetup: bool = True
-    say: Callable[[str], None] = field(default=_silent)
+    say: Callable[[str], None] = field(default=silent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,12 +126,11 @@ def _bundle(arguments: argparse.Namespace) -> None:
 
 
 def _extension(arguments: argparse.Namespace) -> None:
-    built = extension.build(
-        arguments.output.resolve(), arguments.cache.resolve(), arguments.pause_bundle, progress()
-    )
+    output = arguments.output.resolve()
+    built = extension.build(output, arguments.cache.resolve(), arguments.pause_bundle, progress())
     if arguments.json:
         summary = {
-            "folder": str(built.folder),
+            "folder": str(output),
             "tree_bytes": built.tree_bytes,
             "erofs_bytes": built.erofs_bytes,
             "root_hash": built.verity.root_hash,
@@ -140,12 +139,12 @@ def _extension(arguments: argparse.Namespace) -> None:
         }
         print(json.dumps(summary, indent=1))
         return
-    print(f"image       {built.folder / extension.DISK}")
+    print(f"image       {output / extension.DISK}")
     sizes = f"{built.erofs_bytes / MIB:.1f} MiB of erofs, {built.tree_bytes / MIB:.1f} MiB unpacked"
     print(f"size        {sizes}")
     print(f"root hash   {built.verity.root_hash}")
     print(f"kernel      {built.kernel_parameter()}")
-    print(f"SBOM        {built.folder / extension.SBOM}")
+    print(f"SBOM        {output / extension.SBOM}")
 
 
 def progress() -> Callable[[str], None]:

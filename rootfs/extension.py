@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from rootfs import bundle, files, image, layout, manifest, sbom
 from rootfs.errors import BuildError
+from rootfs.image import Verity
 from rootfs.wheels import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rootfs.image import Verity
 
 OUTPUT: Final = ROOT / "build" / "image"
 SIZE_MAX: Final = 24 * image.MIB
@@ -26,21 +26,19 @@ EROFS: Final = "coco-extension.erofs"
 TREE: Final = "coco-extension.verity"
 ROOT_HASH: Final = "root_hash_coco-extension.txt"
 SBOM: Final = "coco-extension.cdx.json"
-PRODUCTS: Final = (DISK, EROFS, TREE, ROOT_HASH, SBOM)
+SUMMARY: Final = "coco-extension.json"
+PRODUCTS: Final = (DISK, EROFS, TREE, ROOT_HASH, SBOM, SUMMARY)
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(msgspec.Struct, frozen=True):
     """A finished image.
 
     Attributes:
-        folder: with all of ``PRODUCTS``.
         verity: what guards it.
         tree_bytes: of all files in it.
         erofs_bytes: of the file system.
     """
 
-    folder: Path
     verity: Verity
     tree_bytes: int
     erofs_bytes: int
@@ -50,7 +48,9 @@ class Built:
         return f"kata.extension.coco.verity_params={self.verity.parameters()}"
 
 
-def build(output: Path, cache: Path, pause: Path | None, say: Callable[[str], None]) -> Built:
+def build(
+    output: Path, cache: Path, pause: Path | None = None, say: Callable[[str], None] = bundle.silent
+) -> Built:
     """Build everything into a folder.
 
     Args:
@@ -83,7 +83,21 @@ def build(output: Path, cache: Path, pause: Path | None, say: Callable[[str], No
     image.make_disk(erofs, hashes, output / DISK)
     (output / ROOT_HASH).write_text(verity.parameters() + "\n")
     (output / SBOM).write_text(sbom.render(contents, verity.root_hash, bundle.distribution()))
-    return Built(output, verity, size, erofs_bytes)
+    built = Built(verity, size, erofs_bytes)
+    (output / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(built)) + b"\n")
+    return built
+
+
+def current(output: Path) -> Built | None:
+    """An earlier build into the folder, if it is complete and no source of this checkout is newer."""
+    products = [output / name for name in PRODUCTS]
+    if not all(path.exists() for path in products):
+        return None
+    sources = [ROOT / name for name in ("pyproject.toml", "requirements.lock", "requirements-dev.lock")]
+    sources += [path for name in ("agent", "rootfs") for path in (ROOT / name).rglob("*.py")]
+    if max(path.stat().st_mtime for path in sources) > min(path.stat().st_mtime for path in products):
+        return None
+    return msgspec.json.decode((output / SUMMARY).read_bytes(), type=Built)
 
 
 def _add_pause(source: Path, target: Path) -> None:

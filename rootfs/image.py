@@ -69,6 +69,7 @@ def make_verity(data: Path, tree: Path) -> Verity:
     tree.unlink(missing_ok=True)
     blocks = data.stat().st_size // BLOCK
     said = run(["veritysetup", "format", *_options(blocks), data, tree])
+    tree.chmod(0o644)
     match = re.search(r"^Root hash:\s+([0-9a-f]{64})$", said, re.MULTILINE)
     if match is None:
         raise BuildError(f"veritysetup printed no root hash:\n{said}")

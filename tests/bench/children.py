@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
 LINE_MAX = 1 << 20
@@ -63,16 +63,20 @@ def pinned(cpu: int | None, *command: str) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def child(
-    module: str, *arguments: str, cpu: int | None = None, log: Path | None = None
+    module: str,
+    *arguments: str,
+    cpu: int | None = None,
+    log: Path | None = None,
+    prefix: Sequence[str] = (),
 ) -> AsyncIterator[Child]:
     """Run ``python -m tests.bench.<module>``; its first answer is what it has to say when it is ready.
 
-    ``log`` takes its standard error.
+    ``log`` takes its standard error. ``prefix`` is a command that runs it, in namespaces for example.
     """
     stderr = log.open("wb") if log is not None else None
     try:
         program = await asyncio.create_subprocess_exec(
-            *pinned(cpu, sys.executable, "-m", f"tests.bench.{module}", *arguments),
+            *pinned(cpu, *prefix, sys.executable, "-m", f"tests.bench.{module}", *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,

@@ -115,6 +115,11 @@ FIGURES: Final = (
     Figure("layer_decrypt_peak_mb", "image decrypt, layer of 1 GiB: peak memory of the command", most=64),
     Figure("layer_openssl_mb_s", "AES-CTR plus HMAC of OpenSSL on one core, in memory: MB/s, best run"),
     Figure("layer_hashed_mb_s", "the layer again, with the digest of its plaintext: MB/s, best run"),
+    Figure("extension_mib", "Kata's extension image: MiB of erofs", most=24),
+    Figure("aa_socket_s", "its attestation-agent: exec until the socket is there, best run", most=0.6),
+    Figure("launcher_ms", "its data hub, handed to that daemon: exec until the socket, best run", most=60),
+    Figure("launcher_mb", "resident memory of that launcher", most=12),
+    Figure("daemon_rss_mb", "resident memory of the daemon, all roles, after a resource", most=50),
     Figure("image_decrypt_mb_s", "image decrypt: MB/s with start, all digests and fsync, best run"),
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.devkit import demo
 from agent.devkit.kbs import DevKbs
 from tests.bench import agent as programs
+from tests.bench import bundle as programs_in_image
 from tests.bench import material, rest
 from tests.bench.agent import cpu_seconds, memory_mb
 from tests.bench.children import BenchError, Child, child
@@ -390,6 +391,11 @@ async def _sequence(url: str, count: int) -> None:
     writer.close()
 
 
+async def bundle(run: Bench) -> list[str]:
+    """The extension image and its programs."""
+    return await programs_in_image.bundle(run.figures, run.plan.starts)
+
+
 PARTS: Final[dict[str, Callable[[Bench], Awaitable[list[str] | None]]]] = {
     "start": start,
     "cold": cold,
@@ -399,4 +405,5 @@ PARTS: Final[dict[str, Callable[[Bench], Awaitable[list[str] | None]]]] = {
     "gap": gap,
     "profile": profile,
     "layers": layers,
+    "bundle": bundle,
 }
