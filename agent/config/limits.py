@@ -327,6 +327,9 @@ SESSION_LIFE: Final = 300.0
 STOP_GRACE: Final = 3.0
 """Time for requests under way when the daemon stops."""
 
+NOTIFY_TIMEOUT: Final = 0.5
+"""Time a busy service manager has to take a datagram; the event loop waits for it."""
+
 REST_KEEP_ALIVE: Final = 75.0
 """Seconds an idle connection is kept, also one that never sent a request."""
 

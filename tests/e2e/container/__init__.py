@@ -1,0 +1,1 @@
+"""The Containerfile, built unchanged and run (docs/container.md)."""

@@ -1,0 +1,1 @@
+"""The units of systemd/, judged by systemd's own tools and run by a real one."""
