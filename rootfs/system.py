@@ -33,6 +33,7 @@ ROOT_HASH: Final = "root_hash_system.txt"
 SBOM: Final = "system.cdx.json"
 PRODUCTS: Final = (EROFS, TREE, ROOT_HASH, SBOM)
 
+AGENT_UNIT: Final = "systemd/confidential-vm/coco-agent.service"
 _SYSTEM_UNITS: Final = "usr/lib/systemd/system"
 _MERGED: Final = ("bin", "lib", "lib64", "sbin")
 
@@ -80,6 +81,15 @@ def build(output: Path, cache: Path, say: Callable[[str], None]) -> Built:
     return Built(output, verity, erofs_bytes)
 
 
+def load(output: Path) -> Built | None:
+    """What :func:`build` left in a folder; None when something is missing."""
+    if not all((output / name).exists() for name in PRODUCTS):
+        return None
+    words = dict(pair.split("=") for pair in (output / ROOT_HASH).read_text().strip().split(","))
+    verity = image.Verity(words["root_hash"], int(words["data_blocks"]), words["salt"])
+    return Built(output, verity, (output / EROFS).stat().st_size)
+
+
 def _name(package: Package) -> str:
     return package.name
 
@@ -118,8 +128,7 @@ def assemble(stage: Path, tree: Path) -> None:
         files.write(tree / name, text)
     authorities = sorted((stage / "usr/share/ca-certificates/mozilla").glob("*.crt"))
     files.write(tree / "etc/ssl/certs/ca-certificates.crt", "".join(each.read_text() for each in authorities))
-    for unit in sorted((ROOT / "systemd" / "vm").glob("*")) if (ROOT / "systemd").is_dir() else []:
-        files.copy(unit, tree / _SYSTEM_UNITS / unit.name)
+    files.copy(ROOT / AGENT_UNIT, tree / _SYSTEM_UNITS / Path(AGENT_UNIT).name)
     for wanting, wanted in ENABLED.items():
         folder = tree / _SYSTEM_UNITS / f"{wanting}.wants"
         folder.mkdir()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 PACKAGES: Final = (
-    "base-files", "ca-certificates", "libacl1", "libapparmor1", "libaudit1", "libblkid1", "libc6", "libcap-ng0",
-    "libcap2", "libcrypt1", "libgcrypt20", "libgpg-error0", "libip4tc2", "libkmod2", "liblz4-1", "liblzma5",
+    "base-files", "ca-certificates", "libacl1", "libapparmor1", "libaudit1", "libblkid1", "libc6",
+    "libcap-ng0", "libcap2", "libcrypt1", "libgcrypt20", "libgpg-error0", "libip4tc2", "libkmod2", "liblz4-1", "liblzma5",
     "libmount1", "libpam0g", "libpcre2-8-0", "libseccomp2", "libselinux1", "libssl3", "libsystemd-shared",
     "libsystemd0", "libzstd1", "mount", "systemd",
 )  # fmt: skip
@@ -24,18 +24,19 @@ PROGRAMS: Final = (
 )
 
 UNITS: Final = (
-    "basic.target", "ctrl-alt-del.target", "exit.target", "final.target", "halt.target", "local-fs-pre.target",
-    "local-fs.target", "multi-user.target", "network-online.target", "network-pre.target", "network.target",
-    "nss-lookup.target", "paths.target", "poweroff.target", "reboot.target", "shutdown.target", "slices.target",
-    "sockets.target", "swap.target", "sys-kernel-config.mount", "sysinit.target", "systemd-exit.service",
+    "basic.target", "ctrl-alt-del.target", "exit.target", "final.target", "halt.target",
+    "local-fs-pre.target", "local-fs.target", "multi-user.target", "network-online.target", "network-pre.target", "network.target",
+    "nss-lookup.target", "paths.target", "poweroff.target", "reboot.target", "shutdown.target",
+    "slices.target", "sockets.target", "swap.target", "sys-kernel-config.mount", "sysinit.target", "systemd-exit.service",
     "systemd-halt.service", "systemd-journald-dev-log.socket", "systemd-journald.service",
     "systemd-journald.socket", "systemd-poweroff.service", "systemd-reboot.service",
     "systemd-tmpfiles-setup.service", "time-set.target", "time-sync.target", "timers.target", "umount.target",
 )  # fmt: skip
-"""No getty, and no rescue, emergency or debug shell: a guest that cannot start its services shows nobody why."""
+"""No getty, and no rescue, emergency or debug shell: a guest that cannot start is mute."""
 
 ENABLED: Final = {
     "local-fs.target": ("tmp.mount", "var.mount"),
+    "multi-user.target": ("coco-agent.service",),
     "sockets.target": ("systemd-journald-dev-log.socket", "systemd-journald.socket"),
     "sysinit.target": (
         "sys-kernel-config.mount",
@@ -87,7 +88,7 @@ FILES: Final = {
         "[Manager]\nShowStatus=no\nLogTarget=journal\nDefaultStandardOutput=journal\n"
         "CrashShell=no\nCtrlAltDelBurstAction=none\n"
     ),
-    "usr/lib/systemd/system/tmp.mount": _TMPFS.format(what="Temporary files", where="/tmp", mode="1777"),
+    "usr/lib/systemd/system/tmp.mount": _TMPFS.format(what="Temporary files", where="/tmp", mode="1777"),  # noqa: S108 - in the guest
     "usr/lib/systemd/system/var.mount": _TMPFS.format(what="Variable files", where="/var", mode="0755"),
     "usr/lib/tmpfiles.d/coco-guest.conf": (
         "d /var/lib 0755\nd /var/log 0755\nd /var/tmp 1777\nL /var/run - - - - ../run\n"

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import compileall
+import py_compile
 import shutil
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from rootfs import files, layout
+from rootfs.errors import BuildError
+from rootfs.tools import find, run
 from tests.e2e.vm.image import Archive, add_modules, libraries
 from tests.e2e.vm.kernel import CannotBuildError, Kernel
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MODULES: Final = (
     "virtio_blk", "virtio_net", "dm-verity", "erofs", "configfs", "tsm", "cuse", "tpm_vtpm_proxy",
 )  # fmt: skip
 """Loaded before the root is opened, with what they depend on."""
-
-PYTHON: Final = "/usr/lib/coco-agent/bin/python3"
-"""Where the built root has its interpreter; the test's own programs borrow it."""
 
 _HERE: Final = Path(__file__).resolve().parent
 _GUEST: Final = _HERE / "guest"
@@ -48,12 +45,12 @@ def initramfs(target: Path, kernel: Kernel) -> None:
         archive.close()
 
 
-def disk(target: Path, values: Mapping[str, str], tpm: Path) -> None:
+def disk(target: Path, first: str, tpm: Path) -> None:
     """Write the test's disk: simulators, clients, units.
 
     Args:
         target: file to write.
-        values: what stands for ``@name@`` in units.
+        first: URL the first workload asks for.
         tpm: state of the guest's TPM.
 
     Raises:
@@ -66,11 +63,12 @@ def disk(target: Path, values: Mapping[str, str], tpm: Path) -> None:
     for name in ("hardware", "first", "container"):
         shutil.copy2(_GUEST / name, tree / name)
         (tree / name).chmod(0o755)
-    for unit in (_GUEST / "units").iterdir():
-        text = unit.read_text(encoding="utf-8")
-        for name, value in values.items():
-            text = text.replace(f"@{name}@", value)
-        (tree / "units" / unit.name).write_text(text, encoding="utf-8")
+    for unit in sorted((_GUEST / "units").iterdir()):
+        text = unit.read_text(encoding="utf-8").replace("@first@", first)
+        if unit.suffix == ".conf":
+            files.write(tree / "units" / f"{unit.stem}.service.d/test.conf", text)
+            continue
+        files.write(tree / "units" / unit.name, text)
         (tree / "units/multi-user.target.wants" / unit.name).symlink_to(f"../{unit.name}")
     curl, swtpm = _program("curl"), _program("swtpm")
     for file in (curl, _program("busybox"), *map(Path, libraries([curl]))):
@@ -78,9 +76,10 @@ def disk(target: Path, values: Mapping[str, str], tpm: Path) -> None:
     for file in (swtpm, *map(Path, libraries([swtpm]))):
         shutil.copy2(file, tree / "swtpm")
     shutil.copy2(tpm / "tpm2-00.permall", tree / "tpm")
-    (tree / "python3").symlink_to(PYTHON)
+    # The test's programs borrow the interpreter of the built root.
+    (tree / "python3").symlink_to(f"/{layout.INTERPRETER}")
     _python(tree / "python")
-    _run("mkfs.erofs", "-d0", "--all-root", str(target), str(tree))
+    run(["mkfs.erofs", "--quiet", "--all-root", target, tree])
     shutil.rmtree(tree)
 
 
@@ -89,11 +88,14 @@ def _python(target: Path) -> None:
     for name in ("__init__.py", "e2e/__init__.py", "e2e/vm", "e2e/boot"):
         source, copy = _TESTS / name, target / "tests" / name
         if source.is_dir():
-            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__", "test_*", "conftest.py"))
+            shutil.copytree(
+                source, copy, ignore=shutil.ignore_patterns("__pycache__", "test_*", "conftest.py")
+            )
         else:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, copy)
-    _run(os.environ.get("PYTHON", "python3"), "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(target))
+    # By a Python of the bundle's minor version, as this one is; compiling in the guest would take minutes.
+    compileall.compile_dir(target, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 
 
 def _place(root: Path, file: Path) -> None:
@@ -103,13 +105,7 @@ def _place(root: Path, file: Path) -> None:
 
 
 def _program(name: str) -> Path:
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if found is None:
-        raise CannotBuildError(f"no {name}")
-    return Path(found)
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise CannotBuildError(f"{command[0]}: {done.stderr.strip()}")
+    try:
+        return Path(find(name))
+    except BuildError as error:
+        raise CannotBuildError(str(error)) from None

@@ -12,7 +12,9 @@ READY = "/run/hardware"
 
 def main() -> None:
     """Serve as long as the machine runs."""
-    firmware.run(open_port(PLATFORM_PORT), "sev_guest", os.open(READY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC))
+    firmware.run(
+        open_port(PLATFORM_PORT), "sev_guest", os.open(READY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,16 @@ from tests.e2e.vm.guest.main import Guest, serve
 from tests.e2e.vm.wire import Call, Result
 
 
-class Booted(Guest):
+class Commands(Guest):
     """One method for each ``Call.op``."""
+
+    # The root has no library for it; the test's disk has all.
+    swtpm = (
+        "/run/test/swtpm/ld-linux-x86-64.so.2",
+        "--library-path",
+        "/run/test/swtpm",
+        "/run/test/swtpm/swtpm",
+    )
 
     def run(self, call: Call) -> Result:
         """A program; arguments are lines of ``data``. ``detail`` is its exit status, ``data`` its output."""
@@ -23,7 +31,9 @@ class Booted(Guest):
 
     def unseal(self, call: Call) -> Result:
         """What kata-agent does with a sealed secret."""
-        return Result(data=ask_hub(CDH_SOCKET, call.seconds, lambda hub, end: hub.unseal(call.data, end)).reveal())
+        return Result(
+            data=ask_hub(CDH_SOCKET, call.seconds, lambda hub, end: hub.unseal(call.data, end)).reveal()
+        )
 
     def unwrap(self, call: Call) -> Result:
         """What image-rs does with a layer's key packet."""
@@ -49,4 +59,5 @@ def _resident(pid: str) -> str:
 
 
 if __name__ == "__main__":
-    serve(Booted(io.BytesIO()))
+    serve(Commands(io.BytesIO()))  # the hardware's port belongs to ``hardware``
+    subprocess.run(["/usr/bin/systemctl", "poweroff"], check=False)

@@ -27,13 +27,15 @@ from tests.e2e.vm.guest.ports import PLATFORM_PORT, TEST_PORT, open_port
 from tests.e2e.vm.wire import Call, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _REPORTS: Final = Path("/sys/kernel/config/tsm/report")
 
 
 class Guest:
     """One method for each ``Call.op``."""
+
+    swtpm: Sequence[str] = ("/usr/bin/swtpm",)
 
     def __init__(self, platform: wire.Port) -> None:
         self._platform = platform
@@ -123,7 +125,7 @@ class Guest:
     def vtpm(self, call: Call) -> Result:
         """One more TPM, by the kernel's proxy driver; ``name`` is the folder of its state."""
         before = set(os.listdir("/dev"))  # noqa: PTH208
-        command = ["/usr/bin/swtpm", "chardev", "--vtpm-proxy", "--tpm2", "--tpmstate", f"dir={call.name}"]
+        command = [*self.swtpm, "chardev", "--vtpm-proxy", "--tpm2", "--tpmstate", f"dir={call.name}"]
         swtpm = subprocess.Popen([*command, "--flags", "startup-clear"])
         end = time.monotonic() + call.seconds
         while not (new := {name for name in set(os.listdir("/dev")) - before if name.startswith("tpmrm")}):  # noqa: PTH208
