@@ -1,11 +1,12 @@
 """A plain systemd root: Debian's systemd, the agent's bundle and its units, and nothing that could log in.
 
 For a confidential virtual machine that is not Kata's. There is no shell, no login, no package manager, no
-generator that makes units of the kernel command line, and no Python but the bundle's. Packages are unpacked and
-not installed, and what is kept of them is listed here, so the same packages give the same bytes.
+generator that makes units of the kernel command line, and no Python but the bundle's. Packages are unpacked
+and not installed; what is kept of them is in ``rootfs/system_files.py``. So the same packages give the same
+bytes.
 
-The kernel, its modules, the network and the opening of the verity device are the business of the initramfs, which
-belongs to whoever measures the launch (docs/system-root.md).
+The kernel, its modules, the network and the opening of the verity device are the business of the initramfs,
+which belongs to whoever measures the launch (docs/system-root.md).
 """
 
 from __future__ import annotations

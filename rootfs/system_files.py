@@ -6,9 +6,9 @@ from typing import Final
 
 PACKAGES: Final = (
     "base-files", "ca-certificates", "libacl1", "libapparmor1", "libaudit1", "libblkid1", "libc6",
-    "libcap-ng0", "libcap2", "libcrypt1", "libgcrypt20", "libgpg-error0", "libip4tc2", "libkmod2", "liblz4-1", "liblzma5",
-    "libmount1", "libpam0g", "libpcre2-8-0", "libseccomp2", "libselinux1", "libssl3", "libsystemd-shared",
-    "libsystemd0", "libzstd1", "mount", "systemd",
+    "libcap-ng0", "libcap2", "libcrypt1", "libgcrypt20", "libgpg-error0", "libip4tc2", "libkmod2",
+    "liblz4-1", "liblzma5", "libmount1", "libpam0g", "libpcre2-8-0", "libseccomp2", "libselinux1",
+    "libssl3", "libsystemd-shared", "libsystemd0", "libzstd1", "mount", "systemd",
 )  # fmt: skip
 """Debian 12's names."""
 
@@ -25,12 +25,13 @@ PROGRAMS: Final = (
 
 UNITS: Final = (
     "basic.target", "ctrl-alt-del.target", "exit.target", "final.target", "halt.target",
-    "local-fs-pre.target", "local-fs.target", "multi-user.target", "network-online.target", "network-pre.target", "network.target",
-    "nss-lookup.target", "paths.target", "poweroff.target", "reboot.target", "shutdown.target",
-    "slices.target", "sockets.target", "swap.target", "sys-kernel-config.mount", "sysinit.target", "systemd-exit.service",
-    "systemd-halt.service", "systemd-journald-dev-log.socket", "systemd-journald.service",
-    "systemd-journald.socket", "systemd-poweroff.service", "systemd-reboot.service",
-    "systemd-tmpfiles-setup.service", "time-set.target", "time-sync.target", "timers.target", "umount.target",
+    "local-fs-pre.target", "local-fs.target", "multi-user.target", "network-online.target",
+    "network-pre.target", "network.target", "nss-lookup.target", "paths.target", "poweroff.target",
+    "reboot.target", "shutdown.target", "slices.target", "sockets.target", "swap.target",
+    "sys-kernel-config.mount", "sysinit.target", "systemd-exit.service", "systemd-halt.service",
+    "systemd-journald-dev-log.socket", "systemd-journald.service", "systemd-journald.socket",
+    "systemd-poweroff.service", "systemd-reboot.service", "systemd-tmpfiles-setup.service",
+    "time-set.target", "time-sync.target", "timers.target", "umount.target",
 )  # fmt: skip
 """No getty, and no rescue, emergency or debug shell: a guest that cannot start is mute."""
 

@@ -8,8 +8,9 @@ import pytest
 
 from agent.devkit.demo import LAYER_KEY, RESOURCE, SIGNING_KEY, open_layer
 from agent.tee.evidence.snp import parse_report
+from tests.e2e.boot import figures
 from tests.e2e.boot.booted import AGENT, Booted, show
-from tests.e2e.boot.world import HOST, REST, write_figures
+from tests.e2e.boot.world import HOST, REST
 
 pytestmark = pytest.mark.vm
 
@@ -107,7 +108,7 @@ def test_figures(booted: Booted) -> None:
     resident = sum(int(size) for _, size, _ in memory) / 1000
     assert moments["init"] < moments["systemd"] < moments["exec"] < moments["socket"] < moments["secret"]
     assert 10 < resident < 256
-    write_figures({
+    figures.write({
         "vm_accelerator": booted.machine.accelerator,
         "vm_init_to_secret_s": round(moments["secret"] - moments["init"], 2),
         "vm_systemd_to_secret_s": round(moments["secret"] - moments["systemd"], 2),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from agent.devkit.kbs.broker import Settings
 from rootfs import bundle, system
 from rootfs.wheels import ROOT
 from tests.e2e.boot import media
+from tests.e2e.boot.figures import FIGURES
 from tests.e2e.vm import tpms
 from tests.e2e.vm.hardware import Hardware
 from tests.e2e.vm.kernel import kernel
@@ -27,14 +27,10 @@ if TYPE_CHECKING:
 
     from tests.e2e.vm.kernel import Kernel
 
-FIGURES: Final = ROOT / "build" / "boot" / "figures.json"
-"""Read by ``make bench``."""
-
 HOST: Final = "10.0.2.2"
 """The host's loopback, as QEMU's own network shows it to the guest."""
 
 REST: Final = "http://127.0.0.1:8006/cdh/resource"
-PROGRAMS: Final = ("sfdisk", "patchelf", "mkfs.erofs", "veritysetup", "curl", "dump.erofs")
 
 
 @dataclass
@@ -134,9 +130,3 @@ def _broker(kbs: DevKbs) -> Iterator[DevKbs]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-
-
-def write_figures(figures: dict[str, float | str]) -> None:
-    """For the bench."""
-    FIGURES.parent.mkdir(parents=True, exist_ok=True)
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
