@@ -108,8 +108,8 @@ def _system_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
     child = commands.add_parser(
         "system",
         help="a plain systemd root with the agent, its hash tree and SBOM",
-        description="Build a root file system for a confidential VM that is not Kata's: systemd, the agent and "
-        "nothing that could log in. The same checkout and the same packages give the same bytes.",
+        description="Build a root file system for a confidential VM that is not Kata's: systemd, the agent, "
+        "and nothing that could log in. The same checkout and the same packages give the same bytes.",
         epilog="products:\n  system.erofs, system.verity   file system and hash tree\n"
         "  root_hash_system.txt          what the initramfs opens it with\n"
         "  system.cdx.json               SBOM, CycloneDX 1.6\n\n"

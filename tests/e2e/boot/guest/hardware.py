@@ -8,6 +8,7 @@ from tests.e2e.vm.guest import firmware
 from tests.e2e.vm.guest.ports import PLATFORM_PORT, open_port
 
 READY = "/run/hardware"
+"""Not empty when the devices are there."""
 
 
 def main() -> None:
