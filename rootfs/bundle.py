@@ -105,8 +105,12 @@ def build(options: Options) -> Contents:
 def _work(into: Path) -> Iterator[Path]:
     into.parent.mkdir(parents=True, exist_ok=True)
     into.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="coco-bundle-") as name:
-        yield Path(name).resolve()
+    try:
+        with tempfile.TemporaryDirectory(prefix="coco-bundle-") as name:
+            yield Path(name).resolve()
+    except BaseException:
+        shutil.rmtree(into)  # it was empty; half a bundle is of no use
+        raise
 
 
 def _debian_names(options: Options) -> Iterable[str]:
@@ -126,6 +130,8 @@ def _stage_interpreter(stage: Path) -> Path:
 def _modules(stage: Path, site: Path, target: Path) -> None:
     """Standard library, packages and ``agent``, side by side, in source form."""
     files.copy_tree(stage / "usr/lib" / debian.PYTHON, target, stdlib.wanted_of_standard)
+    for name, text in stdlib.SUBSTITUTES.items():
+        files.write(target / name, text)
     taken = {path.name for path in target.iterdir()}
     clash = {path.name for path in site.iterdir()} & taken
     if clash:

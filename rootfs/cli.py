@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rootfs import bundle, extension, files, layout, system
+from rootfs import bundle, compare, extension, files, layout, system
 from rootfs.errors import BuildError
 from rootfs.image import MIB
 
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _bundle_command(commands)
     _extension_command(commands)
     _system_command(commands)
+    _compare_command(commands)
     return parser
 
 
@@ -127,6 +128,20 @@ def _system_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
     child.set_defaults(run=_system)
 
 
+def _compare_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    child = commands.add_parser(
+        "compare",
+        help="size, start and memory of other builds of coco-agent (docs/adr/0009-the-bundle.md)",
+        description="Start `coco-agent serve` of each build several times and print size, start and memory.",
+        epilog="example:\n  python -m rootfs compare build/bundle/usr/local/bin/coco-agent=build/bundle",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    child.add_argument(
+        "build", nargs="+", metavar="PROGRAM=FOLDER", help="a coco-agent, and all it comes with"
+    )
+    child.set_defaults(run=_compare)
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, default=bundle.CACHE, metavar="FOLDER", help="downloads (default: build/cache)"
@@ -186,6 +201,15 @@ def _system(arguments: argparse.Namespace) -> None:
     print(f"size        {built.erofs_bytes / MIB:.1f} MiB of erofs")
     print(f"root hash   {built.verity.root_hash}")
     print(f"SBOM        {built.folder / system.SBOM}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    print(f"{'files':>9} {'erofs':>9} {'socket':>8} {'cpu':>8} {'memory':>8}")
+    places = [build.partition("=")[::2] for build in arguments.build]
+    builds = [(Path(program).resolve(), Path(tree).resolve()) for program, tree in places]
+    for (program, _), found in zip(builds, compare.measure(builds), strict=True):
+        sizes = f"{found.tree_bytes / MIB:5.1f} MiB {found.erofs_bytes / MIB:5.1f} MiB"
+        print(f"{sizes} {found.socket_s:6.2f} s {found.cpu_s:6.2f} s {found.rss_mb:5.1f} MB  {program}")
 
 
 def progress() -> Callable[[str], None]:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,8 +128,11 @@ async def _listening(program: asyncio.subprocess.Process, folder: Path, port: in
 
 def cpu_seconds(pid: int) -> float:
     """Processor time of all threads so far (schedstat: nanoseconds)."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    used = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError):  # it ended meanwhile
+            used += int((thread / "schedstat").read_text().split()[0])
+    return used / 1e9
 
 
 def memory_mb(pid: int) -> tuple[float, float]:

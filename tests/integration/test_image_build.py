@@ -19,6 +19,7 @@ from agent.cli.main import COMMANDS
 from rootfs import elf, extension, image, layout, tools
 from rootfs.bundle import CACHE
 from rootfs.errors import BuildError
+from rootfs.manifest import COMPONENTS as MANIFEST
 from rootfs.wheels import ROOT
 from tests import kata
 from tests.bench.bundle import AA, CDH, REST
@@ -232,12 +233,21 @@ async def test_kata_agents_launch_gives_a_secret(guest: Child) -> None:
     assert (answer["status"], base64.b64decode(answer["output"])) == (0, VALUE)
     memory = await guest.ask("memory", process=AA)
     assert memory["rss_mb"] <= RSS_MAX_MB
-    found = (
-        await ran(guest, "sh", "-c", "command -v cryptsetup", PATH=f"{kata.ROOT}/usr/sbin:/bin")
-    ).decode()
-    assert found.strip() == f"{kata.ROOT}/{layout.CRYPTSETUP}"
     for process in (REST, CDH, AA):
         assert (await guest.ask("stop", process=process))["status"] in {0, -15}
+
+
+async def test_cryptsetup_makes_and_opens_a_volume(guest: Child) -> None:
+    """Found as the data hub finds it, by the manifest's PATH."""
+    path = kata.plan(MANIFEST)[1].environment["PATH"]
+    script = (
+        "set -e; cd /run; head -c 20M /dev/zero > disk; echo passphrase > key; command -v cryptsetup\n"
+        "cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 disk key\n"
+        "cryptsetup open --test-passphrase --key-file key disk"
+    )
+    assert (
+        await ran(guest, "sh", "-c", script, PATH=path)
+    ).decode().strip() == f"{kata.ROOT}/{layout.CRYPTSETUP}"
 
 
 async def test_the_attesters_socket_is_there_in_time(guest: Child) -> None:

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+import tomllib
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from rootfs import bundle, cli, debian, files, layout, stdlib
+from rootfs.errors import BuildError
+from rootfs.tools import EPOCH
+from rootfs.wheels import ROOT
+
+
+def test_every_program_of_the_project_has_a_launcher() -> None:
+    made = bundle.launchers("/run/kata-extensions/coco")
+    assert set(made) == set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+    lines = made["attestation-agent"].splitlines()
+    assert lines[0] == "#!/run/kata-extensions/coco/usr/lib/coco-agent/bin/python3 -IS"
+    assert len(lines[0]) < 128  # what older kernels read
+    for text in made.values():
+        compile(text, "launcher", "exec")
+
+
+@pytest.mark.parametrize("prefix", ["", "/"])
+def test_a_launcher_of_a_root_file_system(prefix: str) -> None:
+    assert bundle.launchers(prefix)["coco-agent"].startswith("#!/usr/lib/coco-agent/bin/python3 -IS\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("asyncio/__init__.py", True),
+        ("asyncio/__pycache__/__init__.cpython-311.pyc", False),
+        ("encodings/utf_8.py", True),
+        ("encodings/cp1252.py", False),
+        ("lib-dynload/_ssl.cpython-311-x86_64-linux-gnu.so", True),
+        ("lib-dynload/_sqlite3.cpython-311-x86_64-linux-gnu.so", False),
+        ("unittest/mock.py", False),
+        ("uuid.py", True),
+        ("sitecustomize.py", False),
+        ("LICENSE.txt", False),
+    ],
+)
+def test_what_of_the_standard_library_goes_in(path: str, wanted: bool) -> None:
+    assert stdlib.wanted_of_standard(PurePosixPath(path)) is wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("aiohttp/client.py", True),
+        ("aiohttp/_http_parser.cpython-311-x86_64-linux-gnu.so", True),
+        ("aiohttp/_websocket/reader_c.cpython-311-x86_64-linux-gnu.so", False),
+        ("aiohttp/_websocket/reader_py.py", True),
+        ("cryptography/hazmat/bindings/_rust/__init__.pyi", False),
+        ("cffi/api.py", False),
+        ("_cffi_backend.cpython-311-x86_64-linux-gnu.so", True),
+        ("pynvml.py", True),
+        ("bin/py.test", False),
+        ("aiohttp-3.14.5.dist-info/METADATA", False),
+    ],
+)
+def test_what_of_packages_goes_in(path: str, wanted: bool) -> None:
+    assert stdlib.wanted_of_packages(PurePosixPath(path)) is wanted
+
+
+def test_the_development_kit_stays_out() -> None:
+    assert stdlib.wanted_of_agent(PurePosixPath("daemon.py"))
+    assert not stdlib.wanted_of_agent(PurePosixPath("devkit/sample.py"))
+    assert not stdlib.wanted_of_agent(PurePosixPath("protos/ttrpc_pb2.pyi"))
+
+
+def test_modes_and_times_depend_on_nothing(tmp_path: Path) -> None:
+    os.umask(0o022)
+    (tmp_path / "folder").mkdir(mode=0o700)
+    files.write(tmp_path / "folder" / "program", "x", executable=True)
+    files.write(tmp_path / "folder" / "data", "x")
+    (tmp_path / "folder" / "data").chmod(0o666)
+    files.settle(tmp_path)
+    found = {path.name: (path.stat().st_mode & 0o7777, path.stat().st_mtime) for path in tmp_path.rglob("*")}
+    assert found == {"folder": (0o755, EPOCH), "program": (0o755, EPOCH), "data": (0o644, EPOCH)}
+
+
+def test_only_a_bundle_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("ten years of work")
+    with pytest.raises(BuildError, match="something else than a bundle"):
+        bundle.remove(tmp_path)
+    assert (tmp_path / "thesis").exists()
+    files.write(tmp_path / layout.INTERPRETER, "")
+    bundle.remove(tmp_path)
+    assert not tmp_path.exists()
+    bundle.remove(tmp_path)
+
+
+def test_a_folder_in_use_is_an_error_with_a_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis").write_text("ten years of work")
+    assert cli.main(["bundle", "--into", str(tmp_path)]) == 1
+    assert "Next: --replace, or name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["bundle", "extension", "compare"])
+def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    assert f"python -m rootfs {command}" in capsys.readouterr().out
+
+
+def test_half_a_bundle_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[debian.Package]:
+        files.write(tmp_path / "root" / "half", "")
+        raise BuildError("no network")
+
+    monkeypatch.setattr(debian, "candidates", broken)
+    with pytest.raises(BuildError, match="no network"):
+        bundle.build(bundle.Options(into=tmp_path / "root"))
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_substitute_has_the_names_its_importers_want() -> None:
+    for name, text in stdlib.SUBSTITUTES.items():
+        module = name.removesuffix(".py").replace("/", ".")
+        names: dict[str, object] = {}
+        exec(text, names)  # noqa: S102
+        assert set(names) >= set(import_module(module).__all__)
