@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit integration vm container image bench scale generate lock clean
+.PHONY: help demo test lint types unit integration vm e2e image container bench scale generate lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +35,14 @@ integration: $(READY) ## Real sockets, real programs
 vm: $(READY) ## Attesters against the kernel's own interfaces, in a virtual machine (Debian; QEMU, gcc, swtpm)
 	$(BIN)/python -X dev -m pytest tests/e2e/vm
 
-container: $(READY) ## Build the Containerfile with buildah, run the image, ask it (Debian, root)
-	$(BIN)/python -X dev -m pytest -s tests/e2e/container
+e2e: $(READY) ## Boot the built root in a virtual machine: verity, systemd, agent, first secret (Debian)
+	$(BIN)/python -X dev -m pytest tests/e2e/boot
 
 image: $(READY) ## Kata's extension image, root hash and SBOM into build/image (Debian)
 	@$(BIN)/python -m rootfs extension
+
+container: $(READY) ## Build the Containerfile with buildah, run the image, ask it (Debian, root)
+	$(BIN)/python -X dev -m pytest -s tests/e2e/container
 
 bench: $(READY) ## Speed, memory and a pod's boot against upstream's cost model; writes bench.json
 	@$(BIN)/python -m tests.bench

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rootfs import bundle, compare, extension, files, layout
+from rootfs import bundle, compare, extension, files, layout, system
 from rootfs.errors import BuildError
 from rootfs.image import MIB
 
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _bundle_command(commands)
     _extension_command(commands)
+    _system_command(commands)
     _compare_command(commands)
     return parser
 
@@ -102,6 +103,29 @@ def _extension_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     )
     _common(child)
     child.set_defaults(run=_extension)
+
+
+def _system_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    child = commands.add_parser(
+        "system",
+        help="a plain systemd root with the agent, its hash tree and SBOM",
+        description="Build a root file system for a confidential VM that is not Kata's: systemd, the agent, "
+        "and nothing that could log in. The same checkout and the same packages give the same bytes.",
+        epilog="products:\n  system.erofs, system.verity   file system and hash tree\n"
+        "  root_hash_system.txt          what the initramfs opens it with\n"
+        "  system.cdx.json               SBOM, CycloneDX 1.6\n\n"
+        "example:\n  python -m rootfs system --output build/system",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    child.add_argument(
+        "--output",
+        type=Path,
+        default=system.OUTPUT,
+        metavar="FOLDER",
+        help="where the products go (default: build/system)",
+    )
+    _common(child)
+    child.set_defaults(run=_system)
 
 
 def _compare_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -160,6 +184,23 @@ def _extension(arguments: argparse.Namespace) -> None:
     print(f"root hash   {built.verity.root_hash}")
     print(f"kernel      {built.kernel_parameter()}")
     print(f"SBOM        {output / extension.SBOM}")
+
+
+def _system(arguments: argparse.Namespace) -> None:
+    built = system.build(arguments.output.resolve(), arguments.cache.resolve(), progress())
+    if arguments.json:
+        summary = {
+            "folder": str(built.folder),
+            "erofs_bytes": built.erofs_bytes,
+            "root_hash": built.verity.root_hash,
+            "verity_params": built.verity.parameters(),
+        }
+        print(json.dumps(summary, indent=1))
+        return
+    print(f"root        {built.folder / system.EROFS}")
+    print(f"size        {built.erofs_bytes / MIB:.1f} MiB of erofs")
+    print(f"root hash   {built.verity.root_hash}")
+    print(f"SBOM        {built.folder / system.SBOM}")
 
 
 def _compare(arguments: argparse.Namespace) -> None:

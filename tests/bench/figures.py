@@ -120,6 +120,11 @@ FIGURES: Final = (
     Figure("launcher_ms", "its data hub, handed to that daemon: exec until the socket, best run", most=60),
     Figure("launcher_mb", "resident memory of that launcher", most=12),
     Figure("daemon_rss_mb", "resident memory of the daemon, all roles, after a resource", most=50),
+    Figure("vm_init_to_secret_s", "in the virtual machine: init process until the first secret", most=10),
+    Figure("vm_systemd_to_secret_s", "in the virtual machine: systemd until the first secret"),
+    Figure("vm_aa_socket_s", "in the virtual machine: exec until the attester's socket is there"),
+    Figure("vm_daemon_rss_mb", "in the virtual machine: resident memory of the unit, all roles"),
+    Figure("vm_accelerator", "in the virtual machine: what runs the processor"),
     Figure("image_decrypt_mb_s", "image decrypt: MB/s with start, all digests and fsync, best run"),
 )  # fmt: skip
 

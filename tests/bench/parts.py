@@ -22,6 +22,7 @@ from tests.bench.agent import cpu_seconds, memory_mb
 from tests.bench.children import BenchError, Child, child
 from tests.bench.figures import Figures, median_ratio
 from tests.bench.layers import layers
+from tests.bench.vm import virtual_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -406,4 +407,5 @@ PARTS: Final[dict[str, Callable[[Bench], Awaitable[list[str] | None]]]] = {
     "profile": profile,
     "layers": layers,
     "bundle": bundle,
+    "vm": virtual_machine,
 }

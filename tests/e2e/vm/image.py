@@ -106,7 +106,7 @@ def build(target: Path, kernel: Kernel, extra: Sequence[tuple[str, Path]] = ()) 
         archive.file("/init", (HERE / "guest" / "init").read_bytes(), 0o755)
         archive.file("/bin/busybox", Path(busybox).read_bytes(), 0o755)
         archive.link("/bin/sh", "busybox")
-        _add_modules(archive, kernel)
+        add_modules(archive, kernel, MODULES)
         binaries = [Path(busybox), *_add_python(archive)]
         for path, source in extra:
             archive.file(path, source.read_bytes(), 0o755)
@@ -115,12 +115,17 @@ def build(target: Path, kernel: Kernel, extra: Sequence[tuple[str, Path]] = ()) 
             raise CannotBuildError("no swtpm")
         archive.file("/usr/bin/swtpm", Path(swtpm).read_bytes(), 0o755)
         binaries.append(Path(swtpm))
-        for library in _libraries(binaries):
+        for library in libraries(binaries):
             archive.file(library, Path(library).read_bytes(), 0o755)
         archive.close()
 
 
-def _add_modules(archive: Archive, kernel: Kernel) -> None:
+def add_modules(archive: Archive, kernel: Kernel, names: Sequence[str]) -> None:
+    """Modules with what they depend on below ``/modules``, their order in a file, and ours.
+
+    Raises:
+        CannotBuildError: the kernel has no such module.
+    """
     order: list[str] = []
 
     def add(name: str) -> None:
@@ -135,7 +140,7 @@ def _add_modules(archive: Archive, kernel: Kernel) -> None:
             order.append(f"{name}.ko")
             archive.file(f"/modules/{name}.ko", content)
 
-    for name in MODULES:
+    for name in names:
         add(name)
     archive.file("/modules/order", "".join(f"{name}\n" for name in order).encode("ascii"))
     archive.file("/modules/coco_tsm.ko", our_module(kernel).read_bytes())
@@ -192,7 +197,7 @@ def _compiled(source: Path) -> bytes:
     return head + marshal.dumps(compile(source.read_bytes(), source.name, "exec", dont_inherit=True))
 
 
-def _libraries(binaries: Sequence[Path]) -> set[str]:
+def libraries(binaries: Sequence[Path]) -> set[str]:
     """What the dynamic linker would load, itself included."""
     listed = subprocess.run(["ldd", *map(str, binaries)], check=False, capture_output=True, text=True)
     found = set(re.findall(r"(?:=> )?(/[^ :]+) \(0x", listed.stdout))

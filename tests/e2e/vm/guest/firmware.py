@@ -7,7 +7,6 @@ import socket
 import struct
 import threading
 from errno import EIO
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Final
 
 from tests.e2e.vm import wire
@@ -15,7 +14,6 @@ from tests.e2e.vm.guest import cuse, other_devices, sev_guest
 from tests.e2e.vm.wire import Answer, Ask
 
 QGS_PORT: Final = 4050
-IMDS: Final = "169.254.169.254"
 
 _REQUEST: Final = struct.Struct("<IIII64s")
 _REPLY: Final = struct.Struct("<IiIII")
@@ -104,23 +102,9 @@ def _qgs(host: Host, _provider: str, ready: threading.Event) -> None:
 
 
 def _imds(host: Host, _provider: str, ready: threading.Event) -> None:
-    """Azure's instance metadata service, at the address it has there."""
+    from tests.e2e.vm.guest import imds  # noqa: PLC0415 - half a second of a guest that is not Azure's
 
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            got = host.ask(Ask("imds", data=f"{self.command} {self.path}\n".encode() + body))
-            content = got.blobs[0] if got.blobs else b""
-            self.send_response(503 if got.error else 200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = _answer  # noqa: N815 - the library's names
-
-    with HTTPServer((IMDS, 80), Handler) as server:
-        ready.set()
-        server.serve_forever()
+    imds.serve(host.ask, ready.set)
 
 
 SERVICES: Final = {

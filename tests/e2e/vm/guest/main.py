@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import os
 import signal
 import subprocess
@@ -24,19 +23,19 @@ from agent.tee.eventlog.runtime import RuntimeLog
 from agent.tee.platform import detect
 from tests.e2e.vm import wire
 from tests.e2e.vm.guest import firmware, probe
+from tests.e2e.vm.guest.ports import PLATFORM_PORT, TEST_PORT, open_port
 from tests.e2e.vm.wire import Call, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-PLATFORM_PORT: Final = "/dev/vport0p1"
-TEST_PORT: Final = "/dev/vport0p2"
+    from collections.abc import Callable, Sequence
 
 _REPORTS: Final = Path("/sys/kernel/config/tsm/report")
 
 
 class Guest:
     """One method for each ``Call.op``."""
+
+    swtpm: Sequence[str] = ("/usr/bin/swtpm",)
 
     def __init__(self, platform: wire.Port) -> None:
         self._platform = platform
@@ -126,7 +125,7 @@ class Guest:
     def vtpm(self, call: Call) -> Result:
         """One more TPM, by the kernel's proxy driver; ``name`` is the folder of its state."""
         before = set(os.listdir("/dev"))  # noqa: PTH208
-        command = ["/usr/bin/swtpm", "chardev", "--vtpm-proxy", "--tpm2", "--tpmstate", f"dir={call.name}"]
+        command = [*self.swtpm, "chardev", "--vtpm-proxy", "--tpm2", "--tpmstate", f"dir={call.name}"]
         swtpm = subprocess.Popen([*command, "--flags", "startup-clear"])
         end = time.monotonic() + call.seconds
         while not (new := {name for name in set(os.listdir("/dev")) - before if name.startswith("tpmrm")}):  # noqa: PTH208
@@ -198,18 +197,16 @@ def _answer(work: Callable[[Call], Result], call: Call) -> Result:
 
 
 def main() -> None:
-    """Serve until told to power off."""
-    test = _port(TEST_PORT)
-    guest = Guest(_port(PLATFORM_PORT))
+    """Be any machine the test asks for, until told to power off."""
+    serve(Guest(open_port(PLATFORM_PORT)))
+
+
+def serve(guest: object) -> None:
+    """Greet, then answer the test's calls by the methods of ``guest``."""
+    test = open_port(TEST_PORT)
     wire.send(test, Result(detail=f"Python {sys.version.split()[0]}, Linux {os.uname().release}"))
     while (call := wire.receive(test, Call)).op != "off":
         wire.send(test, _answer(getattr(guest, call.op), call))
-
-
-def _port(path: str) -> wire.Port:
-    # A port can be opened once only.
-    port = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    return io.BufferedRWPair(io.FileIO(port, "rb"), io.FileIO(port, "wb", closefd=False))
 
 
 if __name__ == "__main__":

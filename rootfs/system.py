@@ -1,0 +1,148 @@
+"""A plain systemd root: Debian's systemd, the agent's bundle and its units, and nothing that could log in.
+
+For a confidential virtual machine that is not Kata's. There is no shell, no login, no package manager, no
+generator that makes units of the kernel command line, and no Python but the bundle's. Packages are unpacked
+and not installed; what is kept of them is in ``rootfs/system_files.py``. So the same packages give the same
+bytes.
+
+The kernel, its modules, the network and the opening of the verity device are the business of the initramfs,
+which belongs to whoever measures the launch (docs/system-root.md).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rootfs import bundle, debian, elf, files, image, sbom
+from rootfs.system_files import ENABLED, FILES, FOLDERS, LINKS, PACKAGES, PROGRAMS, UNITS
+from rootfs.wheels import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rootfs.debian import Package
+    from rootfs.image import Verity
+
+OUTPUT: Final = ROOT / "build" / "system"
+EROFS: Final = "system.erofs"
+TREE: Final = "system.verity"
+ROOT_HASH: Final = "root_hash_system.txt"
+SBOM: Final = "system.cdx.json"
+PRODUCTS: Final = (EROFS, TREE, ROOT_HASH, SBOM)
+
+AGENT_UNIT: Final = "systemd/confidential-vm/coco-agent.service"
+_SYSTEM_UNITS: Final = "usr/lib/systemd/system"
+_MERGED: Final = ("bin", "lib", "lib64", "sbin")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A finished root.
+
+    Attributes:
+        folder: with all of ``PRODUCTS``.
+        verity: what guards it.
+        erofs_bytes: of the file system.
+    """
+
+    folder: Path
+    verity: Verity
+    erofs_bytes: int
+
+
+def build(output: Path, cache: Path, say: Callable[[str], None]) -> Built:
+    """Build everything into a folder.
+
+    Args:
+        output: receives ``PRODUCTS``; other files in it stay.
+        cache: downloaded packages.
+        say: told each step.
+
+    Raises:
+        BuildError: something is missing.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="coco-system-") as name:
+        tree, stage = Path(name).resolve() / "tree", Path(name).resolve() / "stage"
+        contents = bundle.build(bundle.Options(into=tree, prefix="", cache=cache, cryptsetup=False, say=say))
+        say("systemd, and what it needs")
+        packages = _unpack(stage, cache)
+        assemble(stage, tree)
+        say("erofs, dm-verity")
+        erofs_bytes = image.make_erofs(tree, output / EROFS)
+    verity = image.make_verity(output / EROFS, output / TREE)
+    image.verify(output / EROFS, output / TREE, verity)
+    (output / ROOT_HASH).write_text(verity.parameters() + "\n")
+    contents = replace(contents, debian=tuple(sorted({*contents.debian, *packages}, key=_name)))
+    (output / SBOM).write_text(sbom.render(contents, verity.root_hash, bundle.distribution()))
+    return Built(output, verity, erofs_bytes)
+
+
+def load(output: Path) -> Built | None:
+    """What :func:`build` left in a folder; None when something is missing."""
+    if not all((output / name).exists() for name in PRODUCTS):
+        return None
+    words = dict(pair.split("=") for pair in (output / ROOT_HASH).read_text().strip().split(","))
+    verity = image.Verity(words["root_hash"], int(words["data_blocks"]), words["salt"])
+    return Built(output, verity, (output / EROFS).stat().st_size)
+
+
+def _name(package: Package) -> str:
+    return package.name
+
+
+def _unpack(stage: Path, cache: Path) -> list[Package]:
+    packages = debian.candidates(PACKAGES)
+    debian.unpack(debian.fetch(packages, cache / "debian"), stage)
+    for name in _MERGED:  # Debian 12's packages still have files outside of /usr
+        if (stage / name).is_dir():
+            shutil.copytree(stage / name, stage / "usr" / name, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(stage / name)
+    return packages
+
+
+def assemble(stage: Path, tree: Path) -> None:
+    """Add what is kept of the packages to the bundle's tree.
+
+    Args:
+        stage: unpacked packages.
+        tree: the bundle, with prefix "".
+
+    Raises:
+        BuildError: a package lacks something.
+    """
+    for name in FOLDERS:
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    for name in _MERGED:
+        (tree / "usr" / name).mkdir(parents=True, exist_ok=True)
+        (tree / name).symlink_to(f"usr/{name}")
+    for name in (*PROGRAMS, *(f"{_SYSTEM_UNITS}/{unit}" for unit in UNITS)):
+        files.copy(stage / name, tree / name)
+    _libraries(stage, tree)
+    for source in sorted(stage.glob("usr/share/doc/*/copyright")):
+        files.copy(source, tree / "usr/share/doc" / source.parent.name / "copyright")
+    for name, text in FILES.items():
+        files.write(tree / name, text)
+    authorities = sorted((stage / "usr/share/ca-certificates/mozilla").glob("*.crt"))
+    files.write(tree / "etc/ssl/certs/ca-certificates.crt", "".join(each.read_text() for each in authorities))
+    files.copy(ROOT / AGENT_UNIT, tree / _SYSTEM_UNITS / Path(AGENT_UNIT).name)
+    for wanting, wanted in ENABLED.items():
+        folder = tree / _SYSTEM_UNITS / f"{wanting}.wants"
+        folder.mkdir()
+        for name in wanted:
+            (folder / name).symlink_to(f"../{name}")
+    for name, target in LINKS.items():
+        (tree / name).symlink_to(target)
+    files.settle(tree)
+
+
+def _libraries(stage: Path, tree: Path) -> None:
+    """What the programs load, and all of glibc: the bundle brings the rest of what it needs."""
+    known = elf.libraries(stage / "usr/lib")
+    wanted = elf.closure((tree / name for name in PROGRAMS), known)
+    for name, source in {**wanted, **{name: known[name] for name in elf.GLIBC & set(known)}}.items():
+        files.copy(source.resolve(), tree / known[name].relative_to(stage))
