@@ -9,6 +9,7 @@ variables can hold:
 ``open``, see :class:`Wanted`   launcher: open this role with my arguments
 ``bind``, host, port, backlog   daemon: make the listening socket, in your own network namespace
 ``bound``                       launcher: here it is (``SCM_RIGHTS``)
+``opening``                     daemon: it is mine from here on; wait, however long it takes
 ``done``                        daemon: the role is open for as long as you keep the connection
 ``alone``, reason               daemon: not with me; run your role yourself
 ``fail``, status, text          daemon: print this and exit
@@ -73,7 +74,11 @@ class Wanted:
     def of_this_process(cls, program: str, arguments: Sequence[str]) -> Wanted:
         """What this launcher was started with."""
         environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        return cls(program, os.getcwd(), network_namespace(), environ, arguments)  # noqa: PTH109
+        try:
+            folder = os.getcwd()  # noqa: PTH109
+        except OSError:
+            folder = "/nonexistent"  # it was removed; absolute paths work all the same
+        return cls(program, folder, network_namespace(), environ, arguments)
 
     def encode(self) -> bytes:
         """The message ``open``."""

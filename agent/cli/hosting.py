@@ -58,7 +58,9 @@ class Host:
         async def opened(listener: socket.socket | None) -> None:
             await _or_refused(self._daemon.open(role, config, listener))
 
-        return Plan(role.value, bind, opened, partial(self._daemon.close, role))
+        # The same port in two networks is two places.
+        where = config.hub.socket if bind is None else f"{config.gateway.bind} in {wanted.network}"
+        return Plan(role.value, where, bind, opened, partial(self._daemon.close, role))
 
 
 async def _or_refused(opening: Awaitable[None]) -> None:

@@ -19,12 +19,13 @@ TYPE_CHECKING = False  # typing itself takes 6 to 20 ms to import
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_DAEMON = "attestation-agent"
 _ABOUT_ITSELF = frozenset({"-h", "--help", "-V", "--version"})
 
 
 def attestation_agent() -> int:
     """The attester role, and the daemon for the others."""
-    return _alone("attestation-agent", sys.argv[1:])
+    return launch("attestation-agent", sys.argv[1:])
 
 
 def confidential_data_hub() -> int:
@@ -39,11 +40,23 @@ def api_server_rest() -> int:
 
 def launch(program: str, arguments: Sequence[str]) -> int:
     """Hand the role to the daemon, or run it alone; the exit status."""
-    if not _ABOUT_ITSELF.intersection(arguments):
+    _standard_files()
+    if program != _DAEMON and not _ABOUT_ITSELF.intersection(arguments):
         status = _hand_over(program, arguments)
         if status is not None:
             return status
     return _alone(program, arguments)
+
+
+def _standard_files() -> None:
+    """Whoever started us may have closed 0 to 2: no socket of ours must get a number that others write to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _alone(program: str, arguments: Sequence[str]) -> int:
@@ -63,8 +76,12 @@ def _hand_over(program: str, arguments: Sequence[str]) -> int | None:
             answer = _receive(daemon)
             if answer[:1] == [b"bind"]:
                 answer = _bind(daemon, answer)
+            if answer == [b"opening"]:
+                # From here on the role is the daemon's alone; it hangs up if it cannot open it.
+                daemon.settimeout(None)
+                answer = _receive(daemon)
         except OSError:
-            return None  # nobody there, or nobody in time: closing the connection takes the wish back
+            return None  # nobody there, or nobody in time
         match answer:
             case [b"done"]:
                 return _stay(program, daemon)

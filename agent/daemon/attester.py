@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent.attester import LocalAttester
 from agent.clock import Deadline
 from agent.config import limits
-from agent.daemon.shared import Stops, log
+from agent.daemon.shared import Place, Stops, log
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.session import Session
 from agent.serve.ttrpc.services import aa_services
@@ -44,7 +44,7 @@ class AttesterPart:
         init_data: str | None = None,
         evidence: EvidenceSource | None = None,
     ) -> None:
-        self.address = settings.socket
+        self.place = Place(settings.socket)
         self._shared = shared
         self._stops = Stops()
         if evidence is None:
@@ -89,7 +89,8 @@ class AttesterPart:
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
-        await self._stops.serve_ttrpc(self.address, aa_services(self.front), listener)
+        services = aa_services(self.front)
+        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, listener)
         self._watch()
         self._report()
         self._probe_registers()

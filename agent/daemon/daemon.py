@@ -7,7 +7,6 @@ ones hand their role to the first (``agent/cli/launch.py``).
 
 from __future__ import annotations
 
-from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +16,6 @@ from agent.daemon.shared import Shared, log
 from agent.errors import AgentError, ErrorCode
 from agent.roles import ALL_ROLES, Role
 from agent.serve.heartbeat import Addresses
-from agent.serve.sockets import parse_address
 
 if TYPE_CHECKING:
     import socket
@@ -126,7 +124,7 @@ class Daemon:
         _warn(config)
         if role is Role.HUB:
             attester = self.attester
-            if attester is not None and not _same(attester.address, config.hub.aa_socket):
+            if attester is not None and not attester.place.is_at(config.hub.aa_socket):
                 attester = None
             hub = self._build_hub(config, attester)
             await self.close(role)
@@ -161,9 +159,9 @@ class Daemon:
         if self.gateway is None:
             return
         hub, attester, settings = self.hub, self.attester, self.gateway.settings
-        if hub is not None and not _same(hub.address, settings.cdh_address):
+        if hub is not None and not hub.place.is_at(settings.cdh_address):
             hub = None
-        if attester is not None and not _same(attester.address, settings.aa_address):
+        if attester is not None and not attester.place.is_at(settings.aa_address):
             attester = None
         self.gateway.connect(hub, attester)
 
@@ -187,15 +185,9 @@ class Daemon:
 
     def addresses(self) -> Addresses:
         """Where the open roles can be asked, by this process itself."""
-        served = [part.address for part in (self.attester, self.hub) if part is not None]
+        served = [part.place.address for part in (self.attester, self.hub) if part is not None]
         here = self.gateway is not None and self.gateway.here
         return Addresses(rest=self.rest_url if here else "", ttrpc=tuple(served))
-
-
-def _same(one: str, other: str) -> bool:
-    with suppress(AgentError):
-        return parse_address(one) == parse_address(other)
-    return False
 
 
 async def _opened(part: _Part, listener: socket.socket | None) -> None:

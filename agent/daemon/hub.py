@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.daemon.shared import Stops, log
+from agent.daemon.shared import Place, Stops, log
 from agent.errors import AgentError, ErrorCode
 from agent.hub.hub import Hub
 from agent.kbs.resources import ResourceClient
@@ -38,7 +38,7 @@ class HubPart:
     def __init__(
         self, shared: Shared, settings: model.Hub, control: str, attester: AttesterPart | None
     ) -> None:
-        self.address = settings.socket
+        self.place = Place(settings.socket)
         self._shared = shared
         self._settings = settings
         self._control = control
@@ -83,7 +83,8 @@ class HubPart:
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
-        await self._stops.serve_ttrpc(self.address, cdh_services(self.front), listener)
+        services = cdh_services(self.front)
+        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, listener)
         await self._serve_control()
         await self._serve_grpc()
         self._shared.on_change = self.role.invalidate

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agent.errors import AgentError
 from agent.kbs.client import KbsClient
 from agent.kbs.skew import ClockSkew
 from agent.observe.audit import Audit
@@ -13,7 +14,7 @@ from agent.observe.health import Health
 from agent.observe.metrics import Metrics
 from agent.observe.redact import ResourceNames
 from agent.serve.front import Front
-from agent.serve.sockets import BoundSocket, listen_unix
+from agent.serve.sockets import BoundSocket, listen_unix, parse_address
 from agent.serve.ttrpc.server import TtrpcServer
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Stops:
 
     async def serve_ttrpc(
         self, address: str, services: Services, inherited: socket.socket | None = None
-    ) -> None:
-        """Serve at an address until :meth:`run`.
+    ) -> socket.socket:
+        """Serve at an address until :meth:`run`; the listening socket.
 
         Args:
             address: ``unix://<path>``.
@@ -67,6 +68,29 @@ class Stops:
 
         self.add(stop)
         log.info("listening", extra={"address": address})
+        return listener
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a role is served.
+
+    Attributes:
+        address: ``unix://<path>``.
+        listener: None until it is.
+    """
+
+    address: str
+    listener: socket.socket | None = None
+
+    def is_at(self, address: str) -> bool:
+        """Whether who connects to an address comes here: the file may be another program's by now."""
+        if isinstance(self.listener, BoundSocket) and not self.listener.is_named():
+            return False
+        try:
+            return parse_address(self.address) == parse_address(address)
+        except AgentError:
+            return False
 
 
 class Shared:

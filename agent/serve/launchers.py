@@ -47,16 +47,26 @@ class Plan:
     """How a role is opened and closed.
 
     Attributes:
-        role: its name; a second launcher of the same role takes over from the first.
+        role: its name; a second launcher of the same role and place takes over from the first.
+        where: what it serves at. A launcher of the same role elsewhere runs it alone.
         bind: host and port the launcher listens on for us; None: it does not.
         open: may raise RefusedError; then the role is not open.
         close: closes it.
     """
 
     role: str
+    where: str
     bind: tuple[str, int] | None
     open: Callable[[socket.socket | None], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """The launcher whose role is open, and where."""
+
+    connection: socket.socket
+    where: str
 
 
 class Launchers:
@@ -71,7 +81,7 @@ class Launchers:
         self._plan = plan
         self._listener = listener
         self._tasks: set[asyncio.Task[None]] = set()
-        self._holders: dict[str, socket.socket] = {}
+        self._holders: dict[str, _Holder] = {}
         self._one_at_a_time = asyncio.Lock()
 
     def start(self) -> None:
@@ -87,7 +97,7 @@ class Launchers:
         holders = list(self._holders.values())
         self._holders.clear()
         for holder in holders:
-            await _say(holder, b"end")
+            await _say(holder.connection, b"end")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -125,10 +135,14 @@ class Launchers:
             except (OSError, ValueError, TimeoutError) as error:
                 log.warning("a launcher was not understood", extra={"error": type(error).__name__})
             finally:
-                if plan is not None and self._holders.get(plan.role) is connection:
+                if plan is not None and self._holds(plan.role, connection):
                     del self._holders[plan.role]
                     await plan.close()
                     log.info("role closed", extra={"role": plan.role})
+
+    def _holds(self, role: str, connection: socket.socket) -> bool:
+        holder = self._holders.get(role)
+        return holder is not None and holder.connection is connection
 
     async def _open(self, connection: socket.socket) -> Plan:
         if peer_uid(connection) not in {0, os.geteuid()}:
@@ -136,21 +150,30 @@ class Launchers:
         message, none = await _receive(connection)
         _close(none)
         plan = self._plan(handover.Wanted.decode(handover.decode(message)))
+        before = self._holders.get(plan.role)
+        if before is not None and before.where != plan.where:
+            raise AloneError("the role is open elsewhere")
         listener = None if plan.bind is None else await _listener_of(connection, *plan.bind)
-        before = self._holders.pop(plan.role, None)
         try:
-            await plan.open(listener)
+            # T-CTRL-9: fails for a launcher that waited in vain; its role runs alone by now, at that place.
+            await asyncio.get_running_loop().sock_sendall(connection, b"opening")
+            await self._replace(before, plan, listener)
         except BaseException:
             if listener is not None:
                 listener.close()
             raise
+        self._holders[plan.role] = _Holder(connection, plan.where)
+        await _say(connection, b"done")
+        return plan
+
+    async def _replace(self, before: _Holder | None, plan: Plan, listener: socket.socket | None) -> None:
+        self._holders.pop(plan.role, None)
+        try:
+            await plan.open(listener)
         finally:
             if before is not None:
                 # Its program may go: the role is its successor's, or nobody's.
-                await _say(before, b"end")
-        self._holders[plan.role] = connection
-        await _say(connection, b"done")
-        return plan
+                await _say(before.connection, b"end")
 
 
 async def _listener_of(connection: socket.socket, host: str, port: int) -> socket.socket:

@@ -48,6 +48,10 @@ class BoundSocket(socket.socket):
     file: str | None = None
     identity: tuple[int, int] | None = None
 
+    def is_named(self) -> bool:
+        """Whether who connects at its path comes here."""
+        return self.file is None or self.identity == _identity(self.file)
+
     def unlink(self) -> None:
         """Remove the socket file if it is still this socket's; call before closing.
 

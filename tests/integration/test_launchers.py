@@ -31,13 +31,14 @@ class Roles:
         self.events: list[str] = []
         self.listener: socket.socket | None = None
         self.refuse: Exception | None = None
+        self.where = "here"
 
     def plan(self, wanted: handover.Wanted) -> Plan:
         if self.refuse is not None:
             raise self.refuse
         bind = ("127.0.0.1", 0) if wanted.program == "api-server-rest" else None
         name = f"{wanted.program} {' '.join(wanted.arguments)}"
-        return Plan(wanted.program, bind, partial(self._open, name), partial(self._close, name))
+        return Plan(wanted.program, self.where, bind, partial(self._open, name), partial(self._close, name))
 
     async def _open(self, name: str, listener: socket.socket | None) -> None:
         self.events.append(f"open {name}")
@@ -74,8 +75,10 @@ def connected(path: str) -> socket.socket:
 
 
 async def asked(client: socket.socket, message: bytes) -> list[bytes]:
+    """What comes of it, in the end."""
     client.sendall(message)
-    return await heard(client)
+    answer = await heard(client)
+    return await heard(client) if answer == [b"opening"] else answer
 
 
 async def heard(client: socket.socket) -> list[bytes]:
@@ -107,7 +110,8 @@ async def test_the_gateways_socket_is_made_by_its_launcher(
         with connected(handover.PATH) as client:
             answer = await asked(client, wish("api-server-rest"))
             assert answer[:3] == [b"bind", b"127.0.0.1", b"0"]
-            assert await asyncio.to_thread(launch._bind, client, answer) == [b"done"]
+            assert await asyncio.to_thread(launch._bind, client, answer) == [b"opening"]
+            assert await heard(client) == [b"done"]
             assert roles.listener is not None
             with socket.create_connection(roles.listener.getsockname()):
                 roles.listener.close()
@@ -127,6 +131,35 @@ async def test_a_second_launcher_of_a_role_takes_over(
             await asyncio.sleep(0.05)
             assert roles.events == ["open confidential-data-hub first", "open confidential-data-hub second"]
         assert (await roles.until(3))[2] == "close confidential-data-hub second"
+
+
+async def test_a_launcher_of_the_same_role_elsewhere_runs_beside_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch):
+        with connected(handover.PATH) as first, connected(handover.PATH) as second:
+            await asked(first, wish("confidential-data-hub", "first"))
+            roles.where = "there"
+            assert (await asked(second, wish("confidential-data-hub", "second")))[0] == b"alone"
+            assert roles.events == ["open confidential-data-hub first"]
+
+
+async def test_a_launcher_that_gave_up_keeps_its_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs it alone by now: a daemon that wakes up late must not take the socket away."""
+    roles = Roles()
+    monkeypatch.setattr(handover, "PATH", str(tmp_path / "launchers.sock"))
+    monkeypatch.setattr(handover, "WAIT", 0.1)
+    listener = listen_unix(f"unix://{handover.PATH}", kind=socket.SOCK_SEQPACKET)
+    assert await asyncio.to_thread(launch._hand_over, "confidential-data-hub", []) is None
+    launchers = Launchers(roles.plan, listener)
+    launchers.start()
+    with connected(handover.PATH) as later:
+        assert await asked(later, wish("confidential-data-hub", "later")) == [b"done"]
+    assert (await roles.until(2))[0] == "open confidential-data-hub later"
+    await launchers.stop()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import stat
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.devkit.kbs import DevKbs
-from tests.integration.support import http, program, run, visible
+from tests.integration.support import BIN, http, program, run, visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,8 +80,6 @@ async def test_three_launchers_in_katas_order_do_the_main_job(folder: Path) -> N
 
 
 async def until_listening(port: int) -> None:
-    import asyncio  # noqa: PLC0415
-
     for _ in range(1500):
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -174,3 +173,11 @@ async def test_a_hub_of_its_own_recovers_when_the_broker_forgets_the_token(folde
             kbs.rotate_signer()
             assert (await run(*get))[:2] == (0, b"aatest")
             assert kbs.counters["attest"] == 2
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
+async def test_closed_standard_files_change_no_status(closed: str) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"exec {BIN / 'confidential-data-hub'} --nonsense {closed}", env={"PATH": "/usr/bin:/bin"}
+    )
+    assert await asyncio.wait_for(process.wait(), 20) == 2

@@ -102,6 +102,19 @@ async def test_a_hub_that_looks_for_another_attester_asks_that_one(tmp_path: Pat
             assert kbs.counters["attest"] == 0
 
 
+async def test_an_attester_whose_socket_another_program_has_is_not_asked(tmp_path: Path) -> None:
+    """Kata deletes the socket and starts another program there: the hub is that one's."""
+    async with DevKbs() as kbs, DevKbs() as other:
+        other.put("default/key/1", b"value")
+        config = configured(tmp_path.resolve(), kbs.url)
+        theirs = configured(tmp_path.resolve(), other.url)
+        async with running(Daemon(config, ATTESTER)) as daemon, running(Daemon(theirs, ATTESTER)):
+            await daemon.open(Role.HUB, theirs)
+            await daemon.open(Role.GATEWAY, theirs)
+            assert (await http(f"{daemon.rest_url}{PATH}")).body == b"value"
+            assert (kbs.counters["attest"], other.counters["attest"]) == (0, 1)
+
+
 async def test_what_cannot_be_bound_leaves_the_others_alone(tmp_path: Path) -> None:
     async with DevKbs() as kbs:
         config = configured(tmp_path.resolve(), kbs.url)
