@@ -359,12 +359,12 @@ async def profile(run: Bench) -> list[str]:
         async with run.guest(Path(name).resolve()) as guest:
             url = (await guest.ask("fresh", latency=0.0, cache=True))["rest"]
             hot, count = f"{url}/cdh/resource/{material.HOT}", run.plan.profiled
-            await _sequence(hot, count)
+            await rest.sequence(hot, count)
             await guest.ask("memory-start")
-            await _sequence(hot, count)
+            await rest.sequence(hot, count)
             kept = await guest.ask("memory-stop")
             await guest.ask("profile-start")
-            await _sequence(hot, count)
+            await rest.sequence(hot, count)
             seen = await guest.ask("profile-stop")
     run.figures.put("profile_calls_per_request", seen["calls"] / count)
     run.figures.put("retained_bytes_per_request", kept["kept"] / count)
@@ -376,20 +376,6 @@ async def profile(run: Bench) -> list[str]:
     lines.append(f"memory kept after {count} of them: {kept['kept']} bytes (peak {kept['peak']}):")
     lines += [f"  {size:>7} bytes in {number:>5} blocks  {place}" for size, number, place in kept["top"]]
     return lines
-
-
-async def _sequence(url: str, count: int) -> None:
-    """GETs one after the other on one connection."""
-    host, _, path = url.removeprefix("http://").partition("/")
-    reader, writer = await asyncio.open_connection(*host.split(":"))
-    request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-    for _ in range(count):
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200 "):
-            raise BenchError(f"the agent answered {head.splitlines()[0].decode()}")
-        await reader.readexactly(len(material.HOT_VALUE))
-    writer.close()
 
 
 async def bundle(run: Bench) -> list[str]:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.bench import material
 from tests.bench.children import BenchError, pinned
 
 if TYPE_CHECKING:
@@ -90,3 +91,17 @@ async def burst(url: str, callers: int, expected: bytes) -> float:
     if set(bodies) != {expected}:
         raise BenchError("a caller got another secret")
     return took
+
+
+async def sequence(url: str, count: int) -> None:
+    """GETs one after the other on one connection."""
+    host, _, path = url.removeprefix("http://").partition("/")
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    for _ in range(count):
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise BenchError(f"the agent answered {head.splitlines()[0].decode()}")
+        await reader.readexactly(len(material.HOT_VALUE))
+    writer.close()
