@@ -82,7 +82,9 @@ def build(
     image.verify(erofs, hashes, verity)
     image.make_disk(erofs, hashes, output / DISK)
     (output / ROOT_HASH).write_text(verity.parameters() + "\n")
-    (output / SBOM).write_text(sbom.render(contents, verity.root_hash, bundle.distribution()))
+    (output / SBOM).write_text(
+        sbom.render("kata-containers-coco-extension", contents, verity.root_hash, bundle.distribution())
+    )
     built = Built(verity, size, erofs_bytes)
     (output / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(built)) + b"\n")
     return built

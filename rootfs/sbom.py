@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from rootfs.debian import Package
     from rootfs.wheels import Wheel
 
-NAME: Final = "kata-containers-coco-extension"
 OURS: Final = "coco-guest-agent"
 
 
-def render(contents: Contents, root_hash: str, distribution: str) -> str:
+def render(name: str, contents: Contents, root_hash: str, distribution: str) -> str:
     """The document.
 
     Args:
+        name: of the image.
         contents: what the bundle was made of.
         root_hash: of the image; names this document as well.
         distribution: such as ``debian-12``, for package URLs.
     """
     image = Component(
-        name=NAME,
+        name=name,
         version=__version__,
         type=ComponentType.FIRMWARE,
-        bom_ref=NAME,
+        bom_ref=name,
         properties=[Property(name="dm-verity:root_hash", value=root_hash)],
     )
     ours = Component(

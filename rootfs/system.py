@@ -78,7 +78,9 @@ def build(output: Path, cache: Path, say: Callable[[str], None]) -> Built:
     image.verify(output / EROFS, output / TREE, verity)
     (output / ROOT_HASH).write_text(verity.parameters() + "\n")
     contents = replace(contents, debian=tuple(sorted({*contents.debian, *packages}, key=_name)))
-    (output / SBOM).write_text(sbom.render(contents, verity.root_hash, bundle.distribution()))
+    (output / SBOM).write_text(
+        sbom.render("coco-system-root", contents, verity.root_hash, bundle.distribution())
+    )
     return Built(output, verity, erofs_bytes)
 
 

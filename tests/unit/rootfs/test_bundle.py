@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import os
 import tomllib
 from importlib import import_module
@@ -121,8 +122,30 @@ def test_half_a_bundle_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_substitute_has_the_names_its_importers_want() -> None:
+    wanted = _imported_from({_module(name) for name in stdlib.SUBSTITUTES})
+    assert set(wanted) == {_module(name) for name in stdlib.SUBSTITUTES}
     for name, text in stdlib.SUBSTITUTES.items():
-        module = name.removesuffix(".py").replace("/", ".")
         names: dict[str, object] = {}
         exec(text, names)  # noqa: S102
-        assert set(names) >= set(import_module(module).__all__)
+        assert set(names) >= wanted[_module(name)], name
+
+
+def _module(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".")
+
+
+def _imported_from(modules: set[str]) -> dict[str, set[str]]:
+    """Names that packages of the image, and what of the standard library they load, import from modules."""
+    found: dict[str, set[str]] = {}
+    packages = ("prometheus_client", "aiohttp", "yarl", "google.protobuf", "html", "http", "asyncio")
+    for package in packages:
+        for folder in import_module(package).__path__:
+            for path in Path(folder).rglob("*.py"):
+                for node in ast.walk(ast.parse(path.read_bytes())):
+                    if (
+                        isinstance(node, ast.ImportFrom)
+                        and node.module in modules
+                        and "test" not in path.name
+                    ):
+                        found.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    return found
