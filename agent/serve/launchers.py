@@ -122,8 +122,10 @@ class Launchers:
         with connection:
             plan: Plan | None = None
             try:
-                async with asyncio.timeout(limits.LAUNCH_DEADLINE), self._one_at_a_time:
-                    plan = await self._open(connection)
+                async with asyncio.timeout(limits.LAUNCH_DEADLINE):
+                    wanted = await _wanted(connection)
+                    async with self._one_at_a_time:
+                        plan = await self._open(connection, wanted)
                 log.info("role opened", extra={"role": plan.role, "peer": peer_text(connection)})
                 with suppress(OSError):
                     await _receive(connection)  # it says no more: this is its end
@@ -144,12 +146,8 @@ class Launchers:
         holder = self._holders.get(role)
         return holder is not None and holder.connection is connection
 
-    async def _open(self, connection: socket.socket) -> Plan:
-        if peer_uid(connection) not in {0, os.geteuid()}:
-            raise AloneError("another user's launcher")
-        message, none = await _receive(connection)
-        _close(none)
-        plan = self._plan(handover.Wanted.decode(handover.decode(message)))
+    async def _open(self, connection: socket.socket, wanted: handover.Wanted) -> Plan:
+        plan = self._plan(wanted)
         before = self._holders.get(plan.role)
         if before is not None and before.where != plan.where:
             raise AloneError("the role is open elsewhere")
@@ -174,6 +172,14 @@ class Launchers:
             if before is not None:
                 # Its program may go: the role is its successor's, or nobody's.
                 await _say(before.connection, b"end")
+
+
+async def _wanted(connection: socket.socket) -> handover.Wanted:
+    if peer_uid(connection) not in {0, os.geteuid()}:
+        raise AloneError("another user's launcher")
+    message, none = await _receive(connection)
+    _close(none)
+    return handover.Wanted.decode(handover.decode(message))
 
 
 async def _listener_of(connection: socket.socket, host: str, port: int) -> socket.socket:

@@ -241,6 +241,13 @@ async def test_nonsense_ends_the_connection_and_nothing_else(
             assert await asked(client, wish("confidential-data-hub")) == [b"done"]
 
 
+async def test_one_that_says_nothing_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = Roles()
+    async with served(roles, tmp_path, monkeypatch):
+        with connected(handover.PATH), connected(handover.PATH) as other:
+            assert await asked(other, wish("confidential-data-hub")) == [b"done"]
+
+
 async def test_launchers_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     roles = Roles()
     async with served(roles, tmp_path, monkeypatch):
