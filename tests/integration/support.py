@@ -100,6 +100,15 @@ async def visible(path: Path, owner: Program | None = None) -> None:
     raise AssertionError(f"{path} did not appear")
 
 
+async def said(owner: Program, words: str) -> None:
+    """Wait until a program logged something. Its sockets are there before all of it is loaded."""
+    for _ in range(1500):
+        if words in owner.logged():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"not said: {words}: {owner.logged()}")
+
+
 async def run(
     *command: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None
 ) -> tuple[int, bytes, str]:

@@ -17,7 +17,7 @@ import pytest
 
 from agent.errors import AgentError, ErrorCode
 from agent.serve.ttrpc.remote import RemoteHub
-from tests.integration.support import BIN, CLEAN_ENVIRONMENT, Program, soon, visible
+from tests.integration.support import BIN, CLEAN_ENVIRONMENT, Program, said, soon, visible
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,15 +69,6 @@ class Guest:
         return caught.value.code
 
 
-async def loaded(agent: Program) -> None:
-    """Who asks sooner waits until the daemon is loaded; these tests are too short of time for that."""
-    for _ in range(1000):
-        if f"http://{REST}" in agent.logged():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(agent.logged())
-
-
 @asynccontextmanager
 async def guest(folder: Path) -> AsyncIterator[Guest]:
     hosts, resolv, sock = folder / "hosts", folder / "resolv.conf", folder / "cdh.sock"
@@ -106,7 +97,8 @@ async def guest(folder: Path) -> AsyncIterator[Guest]:
     helper: asyncio.subprocess.Process | None = None
     try:
         await visible(sock, agent)
-        await loaded(agent)
+        # Who asks sooner waits until the daemon is loaded; these tests are too short of time for that.
+        await said(agent, f"http://{REST}")
         helper = await asyncio.create_subprocess_exec(
             "nsenter", "--target", str(process.pid), "--net",
             sys.executable, "-m", "tests.integration.late_network",
