@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from agent.devkit.playground import Playground
-    from tests.integration.support import Answer, said
+    from tests.integration.support import Answer
 
 pytestmark = pytest.mark.integration
 
