@@ -31,6 +31,11 @@ PATH = "/run/confidential-containers/coco-agent/launchers.sock"
 
 PROTOCOL = b"coco-launcher-1"
 
+ATTESTER = "attestation-agent"
+HUB = "confidential-data-hub"
+GATEWAY = "api-server-rest"
+"""Upstream's names of the programs, one for each role."""
+
 MESSAGE_MAX = 64 * 1024
 """Bytes of a message: arguments and a few variables, one of which may hold certificates."""
 

@@ -24,10 +24,9 @@ def run(program: str, arguments: Sequence[str]) -> int:
     try:
         launch = read(program, arguments)
         from agent.cli.run import run_daemon  # noqa: PLC0415  # after the arguments proved good
-        from agent.roles import Role  # noqa: PLC0415
 
         bind = partial(bind_initdata, launch.arguments, launch.config.attester)
-        return run_daemon(launch.config, frozenset({Role(launch.role)}), bind=bind)
+        return run_daemon(launch.config, frozenset({launch.role}), bind=bind)
     except UsageError as error:
         sys.stderr.write(str(error))
         return text.EXIT_USAGE

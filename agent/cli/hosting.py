@@ -15,7 +15,6 @@ from agent.serve.rest.address import parse_bind
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable
 
     from agent.daemon import Daemon
 
@@ -41,7 +40,7 @@ class Host:
             RefusedError: its command line or its configuration is wrong.
             AloneError: its role cannot be served from here.
         """
-        role = Role(launchers.ROLES.get(wanted.program, Role.ATTESTER.value))
+        role = launchers.ROLES.get(wanted.program, Role.ATTESTER)
         if role is Role.ATTESTER or role in self._own:
             raise AloneError(f"the {role.value} role of this process is not handed over")
         if role is Role.HUB and wanted.network != handover.network_namespace():
@@ -52,22 +51,21 @@ class Host:
             bind = parse_bind(config.gateway.bind) if role is Role.GATEWAY else None
         except launchers.UsageError as error:
             raise RefusedError(text.EXIT_USAGE, str(error)) from None
+        except SystemExit:
+            # T-CTRL-10: argparse ends whoever asks for help, in any spelling; here that would be the daemon.
+            raise AloneError("it asks about itself") from None
         except AgentError as error:
             raise _refused(error) from None
 
         async def opened(listener: socket.socket | None) -> None:
-            await _or_refused(self._daemon.open(role, config, listener))
+            try:
+                await self._daemon.open(role, config, listener)
+            except AgentError as error:
+                raise _refused(error) from None
 
         # The same port in two networks is two places.
         where = config.hub.socket if bind is None else f"{config.gateway.bind} in {wanted.network}"
         return Plan(role.value, where, bind, opened, partial(self._daemon.close, role))
-
-
-async def _or_refused(opening: Awaitable[None]) -> None:
-    try:
-        await opening
-    except AgentError as error:
-        raise _refused(error) from None
 
 
 def _refused(error: AgentError) -> RefusedError:

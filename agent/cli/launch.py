@@ -19,29 +19,28 @@ TYPE_CHECKING = False  # typing itself takes 6 to 20 ms to import
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DAEMON = "attestation-agent"
 _ABOUT_ITSELF = frozenset({"-h", "--help", "-V", "--version"})
 
 
 def attestation_agent() -> int:
     """The attester role, and the daemon for the others."""
-    return launch("attestation-agent", sys.argv[1:])
+    return launch(handover.ATTESTER, sys.argv[1:])
 
 
 def confidential_data_hub() -> int:
     """The hub role."""
-    return launch("confidential-data-hub", sys.argv[1:])
+    return launch(handover.HUB, sys.argv[1:])
 
 
 def api_server_rest() -> int:
     """The gateway role."""
-    return launch("api-server-rest", sys.argv[1:])
+    return launch(handover.GATEWAY, sys.argv[1:])
 
 
 def launch(program: str, arguments: Sequence[str]) -> int:
     """Hand the role to the daemon, or run it alone; the exit status."""
     _standard_files()
-    if program != _DAEMON and not _ABOUT_ITSELF.intersection(arguments):
+    if program != handover.ATTESTER and not _ABOUT_ITSELF.intersection(arguments):
         status = _hand_over(program, arguments)
         if status is not None:
             return status

@@ -11,8 +11,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from agent import __version__
+from agent import __version__, handover
 from agent.cli.sources import add_agent_config, add_initdata_options, load_files
+from agent.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from agent.config.model import Config
 
 ROLES: Final = {
-    "attestation-agent": "attester",
-    "confidential-data-hub": "hub",
-    "api-server-rest": "gateway",
+    handover.ATTESTER: Role.ATTESTER,
+    handover.HUB: Role.HUB,
+    handover.GATEWAY: Role.GATEWAY,
 }
 """Program to the role it serves."""
 
@@ -43,12 +44,12 @@ class Launch:
     """What a launcher was told.
 
     Attributes:
-        role: of ``ROLES``.
+        role: what it serves.
         config: the effective configuration of that role.
         arguments: as parsed.
     """
 
-    role: str
+    role: Role
     config: Config
     arguments: argparse.Namespace
 
@@ -69,7 +70,8 @@ def read(
         AgentError: CONFIG_INVALID, FILE_UNSAFE.
     """
     role = ROLES[program]
-    parser = _Parser(prog=program, description=_DESCRIPTIONS[program])
+    # As upstream's, no abbreviations: what asks for help or version is known before it is parsed.
+    parser = _Parser(prog=program, description=_DESCRIPTIONS[program], allow_abbrev=False)
     parser.add_argument(
         "-V", "--version", action="version", version=f"Guest Components Version: coco-agent {__version__}"
     )
@@ -80,7 +82,7 @@ def read(
     files = (given.aa, given.cdh, given.agent_config)
     aa, cdh, agent = (path if path is None else os.path.join(folder, path) for path in files)  # noqa: PTH118
     values = {field: value for field, name in overrides.items() if (value := vars(given)[name]) is not None}
-    config = load_files(aa, cdh, agent, values, frozenset({role}), environ=environ)
+    config = load_files(aa, cdh, agent, values, frozenset({role.value}), environ=environ)
     return Launch(role, config, given)
 
 
@@ -114,14 +116,14 @@ def _gateway(parser: argparse.ArgumentParser) -> Mapping[str, str]:
 
 
 _ARGUMENTS: Final = {
-    "attestation-agent": _attester,
-    "confidential-data-hub": _hub,
-    "api-server-rest": _gateway,
+    handover.ATTESTER: _attester,
+    handover.HUB: _hub,
+    handover.GATEWAY: _gateway,
 }
 """Each adds a program's own arguments, and says which of them set which field of the configuration."""
 
 _DESCRIPTIONS: Final = {
-    "attestation-agent": "Attester role of coco-agent: evidence and tokens over ttrpc.",
-    "confidential-data-hub": "Hub role of coco-agent: resources, sealed secrets, image keys over ttrpc.",
-    "api-server-rest": "REST role of coco-agent, for workloads in the pod.",
+    handover.ATTESTER: "Attester role of coco-agent: evidence and tokens over ttrpc.",
+    handover.HUB: "Hub role of coco-agent: resources, sealed secrets, image keys over ttrpc.",
+    handover.GATEWAY: "REST role of coco-agent, for workloads in the pod.",
 }

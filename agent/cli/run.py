@@ -81,7 +81,7 @@ def _inherited(roles: frozenset[Role]) -> dict[Role, socket.socket]:
     """Sockets that systemd opened; one whose role is not served is closed, so that nobody waits at it."""
     inherited: dict[Role, socket.socket] = {}
     for name, listener in take_listeners(os.environ, os.getpid()).items():
-        role = Role(PROGRAMS[name])
+        role = PROGRAMS[name]
         if role in roles:
             inherited[role] = listener
         else:

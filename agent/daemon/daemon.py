@@ -63,7 +63,6 @@ class Daemon:
         """
         self.config = config
         self._shared = Shared(config.observe, clock or SystemClock())
-        self.metrics, self.health = self._shared.metrics, self._shared.health
         self._listeners = dict(listeners)
         self.attester: AttesterPart | None = None
         self.hub: HubPart | None = None
@@ -106,7 +105,7 @@ class Daemon:
         except BaseException:
             await self.stop()
             raise
-        self.health.started()
+        self._shared.health.started()
 
     async def open(self, role: Role, config: Config, listener: socket.socket | None = None) -> None:
         """Open the hub or the gateway with a configuration of its own, in place of the one that is open.
@@ -130,44 +129,40 @@ class Daemon:
             await self.close(role)
             await _opened(hub, listener)
             self.hub = hub
+            self._connect(self.gateway)
         elif role is Role.GATEWAY:
             gateway = self._build_gateway(config)
+            self._connect(gateway)
             await self.close(role)
+            await _opened(gateway, listener)
             self.gateway = gateway
-            self._connect()
-            try:
-                await _opened(gateway, listener)
-            except BaseException:
-                self.gateway = None
-                raise
         else:
             raise AgentError(ErrorCode.CONFIG_INVALID, "the attester role is not opened later")
-        self._connect()
 
     async def close(self, role: Role) -> None:
         """Close the hub or the gateway, if it is open; the others go on."""
         if role is Role.HUB and self.hub is not None:
             hub, self.hub = self.hub, None
-            self._connect()
+            self._connect(self.gateway)
             await hub.close()
         elif role is Role.GATEWAY and self.gateway is not None:
             gateway, self.gateway = self.gateway, None
             await gateway.close()
 
-    def _connect(self) -> None:
-        """Have the gateway ask the roles of this process that are where it looks for them."""
-        if self.gateway is None:
+    def _connect(self, gateway: GatewayPart | None) -> None:
+        """Have a gateway ask the roles of this process that are where it looks for them."""
+        if gateway is None:
             return
-        hub, attester, settings = self.hub, self.attester, self.gateway.settings
+        hub, attester, settings = self.hub, self.attester, gateway.settings
         if hub is not None and not hub.place.is_at(settings.cdh_address):
             hub = None
         if attester is not None and not attester.place.is_at(settings.aa_address):
             attester = None
-        self.gateway.connect(hub, attester)
+        gateway.connect(hub, attester)
 
     async def stop(self) -> None:
         """Close everything, newest first. Safe to call twice."""
-        self.health.stopping()
+        self._shared.health.stopping()
         for part in (self.gateway, self.hub, self.attester):
             if part is not None:
                 await part.close()

@@ -10,7 +10,9 @@ import socket
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from agent import handover
 from agent.errors import AgentError, ErrorCode
+from agent.serve.sockets import is_listening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
 FIRST: Final = 3
 """The first descriptor; the protocol fixes it."""
 
-ATTESTER: Final = "attestation-agent"
-HUB: Final = "confidential-data-hub"
-GATEWAY: Final = "api-server-rest"
-
 _UNIX: Final = frozenset({socket.AF_UNIX})
-_FAMILIES: Final = {ATTESTER: _UNIX, HUB: _UNIX, GATEWAY: frozenset({socket.AF_INET, socket.AF_INET6})}
+_FAMILIES: Final = {
+    handover.ATTESTER: _UNIX,
+    handover.HUB: _UNIX,
+    handover.GATEWAY: frozenset({socket.AF_INET, socket.AF_INET6}),
+}
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _COUNT: Final = re.compile(r"[0-9]{1,4}", re.ASCII)
 
@@ -90,7 +92,7 @@ def _check(name: str, sock: socket.socket) -> None:
     if families is None:
         known = ", ".join(_FAMILIES)
         raise _refused(f"a socket is named {name[:64]!a}; FileDescriptorName= is one of {known}")
-    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if not is_listening(sock):
         raise _refused(f"{name}: not a listening stream socket; use ListenStream= and Accept=no")
     if sock.family not in families:
         wanted = " or ".join(sorted(family.name for family in families))

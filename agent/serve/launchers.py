@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent import handover
 from agent.config import limits
+from agent.serve.sockets import TCP, is_listening
 from agent.serve.ttrpc.server import peer_text, peer_uid
 
 if TYPE_CHECKING:
@@ -191,11 +192,7 @@ async def _listener_of(connection: socket.socket, host: str, port: int) -> socke
         raise ValueError("no listening socket")
     listener = socket.socket(fileno=passed[0])
     # T-CTRL-7: what is served must be what was asked for, whatever came over the socket.
-    if (
-        listener.family not in {socket.AF_INET, socket.AF_INET6}
-        or listener.type != socket.SOCK_STREAM
-        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    ):
+    if listener.family not in TCP or not is_listening(listener):
         listener.close()
         raise ValueError("not a listening TCP socket")
     listener.setblocking(False)  # noqa: FBT003

@@ -19,6 +19,7 @@ SCHEME: Final = "unix://"
 BACKLOG: Final = 128
 SOCKET_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o755
+TCP: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,11 @@ def listen_unix(
         listener.close()
         raise AgentError(ErrorCode.CONFIG_INVALID, f"{where}: {os.strerror(error.errno or 0)}") from error
     return listener
+
+
+def is_listening(sock: socket.socket) -> bool:
+    """Whether it is a stream socket that listens; to be asked about one that another program made."""
+    return sock.type == socket.SOCK_STREAM and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _listen_at(listener: BoundSocket, path: str, mode: int) -> None:

@@ -93,6 +93,12 @@ def test_what_cannot_be_served_from_here_is_left_to_its_launcher(asked: handover
         host(Opened()).plan(asked)
 
 
+@pytest.mark.parametrize("arguments", [("-hf", "all"), ("-hV",), ("--help",)])
+def test_what_asks_for_help_does_not_end_the_daemon(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(AloneError, match="itself"):
+        host(Opened()).plan(wanted("api-server-rest", *arguments))
+
+
 def test_a_role_the_daemon_was_started_with_is_not_taken_over() -> None:
     with pytest.raises(AloneError, match="hub"):
         host(Opened(), *Role).plan(wanted("confidential-data-hub"))
