@@ -1,4 +1,4 @@
-"""Build what goes into a guest: the bundle of programs, and Kata's "coco" extension image."""
+"""Build what goes into a guest: the programs, Kata's "coco" extension image, a plain systemd root."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 from rootfs import bundle, compare, extension, files, layout, system
 from rootfs.errors import BuildError
 from rootfs.image import MIB
+from rootfs.wheels import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rootfs.product import Built, Product
 
 EXTENSION_EPILOG = """\
 products:
@@ -88,13 +91,7 @@ def _extension_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         epilog=EXTENSION_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    child.add_argument(
-        "--output",
-        type=Path,
-        default=extension.OUTPUT,
-        metavar="FOLDER",
-        help="where the products go (default: build/image)",
-    )
+    _output(child, extension.OUTPUT)
     child.add_argument(
         "--pause-bundle",
         type=Path,
@@ -117,13 +114,7 @@ def _system_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "example:\n  python -m rootfs system --output build/system",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    child.add_argument(
-        "--output",
-        type=Path,
-        default=system.OUTPUT,
-        metavar="FOLDER",
-        help="where the products go (default: build/system)",
-    )
+    _output(child, system.OUTPUT)
     _common(child)
     child.set_defaults(run=_system)
 
@@ -140,6 +131,17 @@ def _compare_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
         "build", nargs="+", metavar="PROGRAM=FOLDER", help="a coco-agent, and all it comes with"
     )
     child.set_defaults(run=_compare)
+
+
+def _output(parser: argparse.ArgumentParser, default: Path) -> None:
+    shown = default.relative_to(ROOT)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=default,
+        metavar="FOLDER",
+        help=f"where the products go (default: {shown})",
+    )
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +169,17 @@ def _bundle(arguments: argparse.Namespace) -> None:
 def _extension(arguments: argparse.Namespace) -> None:
     output = arguments.output.resolve()
     built = extension.build(output, arguments.cache.resolve(), arguments.pause_bundle, progress())
+    _tell(arguments, extension.PRODUCT, built, {"kernel_parameter": extension.kernel_parameter(built)})
+
+
+def _system(arguments: argparse.Namespace) -> None:
+    built = system.build(arguments.output.resolve(), arguments.cache.resolve(), progress())
+    _tell(arguments, system.PRODUCT, built, {})
+
+
+def _tell(arguments: argparse.Namespace, product: Product, built: Built, more: dict[str, str]) -> None:
+    """What was made, for a person or a program; ``more`` lines are of this product alone."""
+    output = arguments.output.resolve()
     if arguments.json:
         summary = {
             "folder": str(output),
@@ -174,33 +187,17 @@ def _extension(arguments: argparse.Namespace) -> None:
             "erofs_bytes": built.erofs_bytes,
             "root_hash": built.verity.root_hash,
             "verity_params": built.verity.parameters(),
-            "kernel_parameter": built.kernel_parameter(),
+            **more,
         }
         print(json.dumps(summary, indent=1))
         return
-    print(f"image       {output / extension.DISK}")
+    print(f"image       {output / (product.disk or product.erofs)}")
     sizes = f"{built.erofs_bytes / MIB:.1f} MiB of erofs, {built.tree_bytes / MIB:.1f} MiB unpacked"
     print(f"size        {sizes}")
     print(f"root hash   {built.verity.root_hash}")
-    print(f"kernel      {built.kernel_parameter()}")
-    print(f"SBOM        {output / extension.SBOM}")
-
-
-def _system(arguments: argparse.Namespace) -> None:
-    built = system.build(arguments.output.resolve(), arguments.cache.resolve(), progress())
-    if arguments.json:
-        summary = {
-            "folder": str(built.folder),
-            "erofs_bytes": built.erofs_bytes,
-            "root_hash": built.verity.root_hash,
-            "verity_params": built.verity.parameters(),
-        }
-        print(json.dumps(summary, indent=1))
-        return
-    print(f"root        {built.folder / system.EROFS}")
-    print(f"size        {built.erofs_bytes / MIB:.1f} MiB of erofs")
-    print(f"root hash   {built.verity.root_hash}")
-    print(f"SBOM        {built.folder / system.SBOM}")
+    for line in more.values():
+        print(f"kernel      {line}")
+    print(f"SBOM        {output / product.sbom}")
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -62,6 +62,22 @@ def render(name: str, contents: Contents, root_hash: str, distribution: str) -> 
 def _debian(package: Package, distribution: str) -> Component:
     qualifiers = {"arch": package.architecture, "distro": distribution}
     purl = PackageURL("deb", "debian", package.name, package.version, qualifiers)
+    made = _library(package, purl)
+    made.properties.add(Property(name="debian:source", value=package.source))
+    return made
+
+
+def _python(wheel: Wheel, openssl: str) -> Component:
+    made = _library(wheel, PackageURL("pypi", None, wheel.name, wheel.version))
+    if wheel.name == "cryptography":
+        # Linked into the wheel, so that no other entry tells of it.
+        linked = PackageURL("generic", None, "openssl", openssl)
+        inside = Component(name="openssl", version=openssl, bom_ref=linked.to_string(), purl=linked)
+        made.components.add(inside)
+    return made
+
+
+def _library(package: Package | Wheel, purl: PackageURL) -> Component:
     return Component(
         name=package.name,
         version=package.version,
@@ -69,23 +85,4 @@ def _debian(package: Package, distribution: str) -> Component:
         bom_ref=purl.to_string(),
         purl=purl,
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)],
-        properties=[Property(name="debian:source", value=package.source)],
-    )
-
-
-def _python(wheel: Wheel, openssl: str) -> Component:
-    purl = PackageURL("pypi", None, wheel.name, wheel.version)
-    inside = []
-    if wheel.name == "cryptography":
-        # Linked into the wheel, so that no other entry tells of it.
-        linked = PackageURL("generic", None, "openssl", openssl)
-        inside = [Component(name="openssl", version=openssl, bom_ref=linked.to_string(), purl=linked)]
-    return Component(
-        name=wheel.name,
-        version=wheel.version,
-        type=ComponentType.LIBRARY,
-        bom_ref=purl.to_string(),
-        purl=purl,
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=wheel.sha256)],
-        components=inside,
     )

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rootfs import bundle, debian, elf, files, image, sbom
+from rootfs import bundle, debian, elf, files
+from rootfs.product import Product
 from rootfs.system_files import ENABLED, FILES, FOLDERS, LINKS, PACKAGES, PROGRAMS, UNITS
 from rootfs.wheels import ROOT
 
@@ -25,40 +26,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rootfs.debian import Package
-    from rootfs.image import Verity
+    from rootfs.product import Built
 
 OUTPUT: Final = ROOT / "build" / "system"
-EROFS: Final = "system.erofs"
-TREE: Final = "system.verity"
-ROOT_HASH: Final = "root_hash_system.txt"
-SBOM: Final = "system.cdx.json"
-PRODUCTS: Final = (EROFS, TREE, ROOT_HASH, SBOM)
-
 AGENT_UNIT: Final = "systemd/confidential-vm/coco-agent.service"
+PRODUCT: Final = Product(name="coco-system-root", stem="system", also=(AGENT_UNIT,))
 _SYSTEM_UNITS: Final = "usr/lib/systemd/system"
 _MERGED: Final = ("bin", "lib", "lib64", "sbin")
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A finished root.
-
-    Attributes:
-        folder: with all of ``PRODUCTS``.
-        verity: what guards it.
-        erofs_bytes: of the file system.
-    """
-
-    folder: Path
-    verity: Verity
-    erofs_bytes: int
-
-
-def build(output: Path, cache: Path, say: Callable[[str], None]) -> Built:
+def build(output: Path, cache: Path, say: Callable[[str], None] = bundle.silent) -> Built:
     """Build everything into a folder.
 
     Args:
-        output: receives ``PRODUCTS``; other files in it stay.
+        output: receives the files of ``PRODUCT``; others in it stay.
         cache: downloaded packages.
         say: told each step.
 
@@ -72,25 +53,9 @@ def build(output: Path, cache: Path, say: Callable[[str], None]) -> Built:
         say("systemd, and what it needs")
         packages = _unpack(stage, cache)
         assemble(stage, tree)
+        contents = replace(contents, debian=tuple(sorted({*contents.debian, *packages}, key=_name)))
         say("erofs, dm-verity")
-        erofs_bytes = image.make_erofs(tree, output / EROFS)
-    verity = image.make_verity(output / EROFS, output / TREE)
-    image.verify(output / EROFS, output / TREE, verity)
-    (output / ROOT_HASH).write_text(verity.parameters() + "\n")
-    contents = replace(contents, debian=tuple(sorted({*contents.debian, *packages}, key=_name)))
-    (output / SBOM).write_text(
-        sbom.render("coco-system-root", contents, verity.root_hash, bundle.distribution())
-    )
-    return Built(output, verity, erofs_bytes)
-
-
-def load(output: Path) -> Built | None:
-    """What :func:`build` left in a folder; None when something is missing."""
-    if not all((output / name).exists() for name in PRODUCTS):
-        return None
-    words = dict(pair.split("=") for pair in (output / ROOT_HASH).read_text().strip().split(","))
-    verity = image.Verity(words["root_hash"], int(words["data_blocks"]), words["salt"])
-    return Built(output, verity, (output / EROFS).stat().st_size)
+        return PRODUCT.write(tree, contents, output)
 
 
 def _name(package: Package) -> str:

@@ -15,6 +15,7 @@ from tests.bench.children import BenchError
 from tests.bench.extension import RESOURCE, inside
 
 if TYPE_CHECKING:
+    from rootfs.product import Built
     from tests.bench.children import Child
     from tests.bench.figures import Figures
 
@@ -24,14 +25,14 @@ POLL = 1.0
 AA, CDH, REST = "attestation-agent", "confidential-data-hub", "api-server-rest"
 
 
-def build() -> extension.Built:
+def build() -> Built:
     """The image of this checkout; an earlier one if nothing has changed since.
 
     Raises:
         BenchError: it cannot be built here.
     """
     try:
-        return extension.current(extension.OUTPUT) or extension.build(extension.OUTPUT, CACHE)
+        return extension.PRODUCT.current(extension.OUTPUT) or extension.build(extension.OUTPUT, CACHE)
     except BuildError as error:
         raise BenchError(f"no extension image: {error}") from error
 
@@ -42,7 +43,7 @@ async def bundle(figures: Figures, starts: int) -> list[str]:
         return ["the extension image was not measured: mounting it takes root"]
     built = build()
     figures.put("extension_mib", built.erofs_bytes / MIB)
-    async with inside(extension.OUTPUT / extension.EROFS) as guest:
+    async with inside(extension.OUTPUT / extension.PRODUCT.erofs) as guest:
         await guest.read()
         await guest.ask("start", process=AA)  # reads the image into the page cache
         await guest.ask("stop", process=AA)

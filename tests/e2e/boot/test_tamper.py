@@ -52,7 +52,7 @@ def ends(machine: Machine, world: World) -> str:
 
 
 def test_a_changed_program(outside: World, tmp_path: Path) -> None:
-    image = outside.root.folder / system.EROFS
+    image = system.OUTPUT / system.PRODUCT.erofs
     offset = place(image, "/usr/lib/systemd/systemd")
     data = flipped(image, tmp_path / "data", offset)
     console = ends(outside.machine("changed-program", data=data), outside)
@@ -62,7 +62,7 @@ def test_a_changed_program(outside: World, tmp_path: Path) -> None:
 
 def test_a_changed_hash(outside: World, tmp_path: Path) -> None:
     """The block of hashes at the top, which the root hash is of."""
-    tree = flipped(outside.root.folder / system.TREE, tmp_path / "tree", 0)
+    tree = flipped(system.OUTPUT / system.PRODUCT.tree, tmp_path / "tree", 0)
     assert "corrupted" in ends(outside.machine("changed-hash", tree=tree), outside)
 
 

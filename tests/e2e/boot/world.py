@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,7 @@ from agent.devkit.demo import LAYER_KEY, RESOURCE, SIGNING_KEY, Material, prepar
 from agent.devkit.kbs import DevKbs
 from agent.devkit.kbs.broker import Settings
 from rootfs import bundle, system
-from rootfs.wheels import ROOT
 from tests.e2e.boot import media
-from tests.e2e.boot.figures import FIGURES
 from tests.e2e.vm import tpms
 from tests.e2e.vm.hardware import Hardware
 from tests.e2e.vm.kernel import kernel
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from rootfs.product import Built
     from tests.e2e.vm.kernel import Kernel
 
 HOST: Final = "10.0.2.2"
@@ -48,7 +46,7 @@ class World:
 
     folder: Path
     linux: Kernel
-    root: system.Built
+    root: Built
     hardware: Hardware
     kbs: DevKbs
     material: Material
@@ -67,7 +65,7 @@ class World:
         folder = self.folder / name
         folder.mkdir()
         devices = ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
-        files = (data or self.root.folder / system.EROFS, tree or self.root.folder / system.TREE)
+        files = (data or system.OUTPUT / system.PRODUCT.erofs, tree or system.OUTPUT / system.PRODUCT.tree)
         for file in (*files, self.folder / "disk"):
             devices += ["-drive", f"file={file},format=raw,if=virtio,readonly=on"]
         append = (
@@ -87,7 +85,8 @@ def world(folder: Path) -> Iterator[World]:
     """
     linux = kernel()
     hardware = Hardware()
-    built = _root()
+    # Of this checkout; built anew when something it is made of has changed.
+    built = system.PRODUCT.current(system.OUTPUT) or system.build(system.OUTPUT, bundle.CACHE)
     media.initramfs(folder / "initramfs", linux)
     tpms.provision(folder / "tpm")
     media.disk(folder / "disk", f"{REST}/{RESOURCE}", folder / "tpm")
@@ -96,24 +95,6 @@ def world(folder: Path) -> Iterator[World]:
         for path in (RESOURCE, SIGNING_KEY, LAYER_KEY):
             kbs.allow(path, tee="snp")
         yield World(folder, linux, built, hardware, kbs, prepare(kbs))
-
-
-def _root() -> system.Built:
-    """The root of this checkout; built anew when something it is made of has changed."""
-    sources = [ROOT / "requirements.lock", ROOT / system.AGENT_UNIT]
-    sources += sorted(path for name in ("agent", "rootfs") for path in (ROOT / name).rglob("*.py"))
-    digest = hashlib.sha256()
-    for path in sources:
-        digest.update(str(path).encode() + b"\0" + path.read_bytes())
-    stamp = FIGURES.with_name("root.stamp")
-    wanted = digest.hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted and (built := system.load(system.OUTPUT)):
-        return built
-    stamp.unlink(missing_ok=True)
-    built = system.build(system.OUTPUT, bundle.CACHE, lambda step: print(f"root: {step}"))
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(wanted)
-    return built
 
 
 @contextmanager

@@ -107,11 +107,11 @@ async def test_the_extensions_manifest_leads_to_the_same(
 ) -> None:
     """A base image without any of our files, and the built extension where Kata mounts it."""
     sealed, resources = secret
-    extension.current(extension.OUTPUT) or extension.build(extension.OUTPUT, bundle.CACHE)
+    extension.PRODUCT.current(extension.OUTPUT) or extension.build(extension.OUTPUT, bundle.CACHE)
     bare = tmp_path / "base"
     bare.mkdir()
     add_base(bare)
-    image, where = extension.OUTPUT / extension.EROFS, layout.EXTENSION_ROOT
+    image, where = extension.OUTPUT / extension.PRODUCT.erofs, layout.EXTENSION_ROOT
     async with kata(tmp_path, bare, init_data=DOCUMENT, resources=resources, extension=image) as there:
         told = await there.say(wire.Boot(files=FILES, features="all", systemd=False, extension=where))
         assert told.error == ""
