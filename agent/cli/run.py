@@ -95,8 +95,9 @@ def _listen_for_launchers(config: Config, roles: frozenset[Role]) -> BoundSocket
 
     A guest that cannot have the socket has a process for each role.
     """
-    # A hub or gateway alone may be in another network, and would not see an attester that comes later.
-    if Role.ATTESTER not in roles or not config.control.launchers:
+    # A hub or gateway alone may be in another network, and would not see an attester that comes later;
+    # who has all roles has none to take.
+    if Role.ATTESTER not in roles or roles == ALL_ROLES or not config.control.launchers:
         return None
     try:
         # T-CTRL-5: mode 0600; the kernel's word on the caller is looked at as well.

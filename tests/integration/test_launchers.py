@@ -6,7 +6,6 @@ import array
 import asyncio
 import socket
 import stat
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ class Roles:
         self.listener: socket.socket | None = None
         self.refuse: Exception | None = None
         self.where = "here"
+        self.launchers: Launchers | None = None
 
     def plan(self, wanted: handover.Wanted) -> Plan:
         if self.refuse is not None:
@@ -55,16 +55,15 @@ class Roles:
         raise AssertionError(self.events)
 
 
-@asynccontextmanager
-async def served(roles: Roles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Launchers]:
-    monkeypatch.setattr(handover, "PATH", str(folder / "launchers.sock"))
-    listener = listen_unix(f"unix://{handover.PATH}", kind=socket.SOCK_SEQPACKET)
-    launchers = Launchers(roles.plan, listener)
-    launchers.start()
-    try:
-        yield launchers
-    finally:
-        await launchers.stop()
+@pytest.fixture
+async def roles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Roles]:
+    """Served at a path of the test's own."""
+    monkeypatch.setattr(handover, "PATH", str(tmp_path / "launchers.sock"))
+    made = Roles()
+    made.launchers = Launchers(made.plan, listen_unix(f"unix://{handover.PATH}", kind=socket.SOCK_SEQPACKET))
+    made.launchers.start()
+    yield made
+    await made.launchers.stop()
 
 
 def connected(path: str) -> socket.socket:
@@ -89,60 +88,46 @@ def wish(program: str, *arguments: str) -> bytes:
     return handover.Wanted.of_this_process(program, arguments).encode()
 
 
-async def test_a_role_is_open_for_as_long_as_its_launcher_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch):
-        assert stat.S_IMODE((tmp_path / "launchers.sock").stat().st_mode) == 0o600
-        with connected(handover.PATH) as client:
-            assert await asked(client, wish("confidential-data-hub", "-c", "x")) == [b"done"]
-            assert roles.events == ["open confidential-data-hub -c x"]
-        assert (await roles.until(2))[1] == "close confidential-data-hub -c x"
-    assert not (tmp_path / "launchers.sock").exists()
+async def test_a_role_is_open_for_as_long_as_its_launcher_is_there(roles: Roles) -> None:
+    assert stat.S_IMODE(Path(handover.PATH).stat().st_mode) == 0o600
+    with connected(handover.PATH) as client:
+        assert await asked(client, wish("confidential-data-hub", "-c", "x")) == [b"done"]
+        assert roles.events == ["open confidential-data-hub -c x"]
+    assert (await roles.until(2))[1] == "close confidential-data-hub -c x"
+    assert roles.launchers is not None
+    await roles.launchers.stop()
+    assert not Path(handover.PATH).exists()
 
 
-async def test_the_gateways_socket_is_made_by_its_launcher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch):
-        with connected(handover.PATH) as client:
-            answer = await asked(client, wish("api-server-rest"))
-            assert answer[:3] == [b"bind", b"127.0.0.1", b"0"]
-            assert await asyncio.to_thread(launch._bind, client, answer) == [b"opening"]
-            assert await heard(client) == [b"done"]
-            assert roles.listener is not None
-            with socket.create_connection(roles.listener.getsockname()):
-                roles.listener.close()
+async def test_the_gateways_socket_is_made_by_its_launcher(roles: Roles) -> None:
+    with connected(handover.PATH) as client:
+        answer = await asked(client, wish("api-server-rest"))
+        assert answer[:3] == [b"bind", b"127.0.0.1", b"0"]
+        assert await asyncio.to_thread(launch._bind, client, answer) == [b"opening"]
+        assert await heard(client) == [b"done"]
+        assert roles.listener is not None
+        with socket.create_connection(roles.listener.getsockname()):
+            roles.listener.close()
 
 
-async def test_a_second_launcher_of_a_role_takes_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_second_launcher_of_a_role_takes_over(roles: Roles) -> None:
     """systemd starts a program anew before the old one is gone, and Kata deletes the socket file."""
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch):
-        with connected(handover.PATH) as first, connected(handover.PATH) as second:
-            await asked(first, wish("confidential-data-hub", "first"))
-            assert await asked(second, wish("confidential-data-hub", "second")) == [b"done"]
-            assert await heard(first) == [b"end"]
-            first.close()
-            await asyncio.sleep(0.05)
-            assert roles.events == ["open confidential-data-hub first", "open confidential-data-hub second"]
-        assert (await roles.until(3))[2] == "close confidential-data-hub second"
+    with connected(handover.PATH) as first, connected(handover.PATH) as second:
+        await asked(first, wish("confidential-data-hub", "first"))
+        assert await asked(second, wish("confidential-data-hub", "second")) == [b"done"]
+        assert await heard(first) == [b"end"]
+        first.close()
+        await asyncio.sleep(0.05)
+        assert roles.events == ["open confidential-data-hub first", "open confidential-data-hub second"]
+    assert (await roles.until(3))[2] == "close confidential-data-hub second"
 
 
-async def test_a_launcher_of_the_same_role_elsewhere_runs_beside_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch):
-        with connected(handover.PATH) as first, connected(handover.PATH) as second:
-            await asked(first, wish("confidential-data-hub", "first"))
-            roles.where = "there"
-            assert (await asked(second, wish("confidential-data-hub", "second")))[0] == b"alone"
-            assert roles.events == ["open confidential-data-hub first"]
+async def test_a_launcher_of_the_same_role_elsewhere_runs_beside_the_first(roles: Roles) -> None:
+    with connected(handover.PATH) as first, connected(handover.PATH) as second:
+        await asked(first, wish("confidential-data-hub", "first"))
+        roles.where = "there"
+        assert (await asked(second, wish("confidential-data-hub", "second")))[0] == b"alone"
+        assert roles.events == ["open confidential-data-hub first"]
 
 
 async def test_a_launcher_that_gave_up_keeps_its_role(
@@ -169,103 +154,88 @@ async def test_a_launcher_that_gave_up_keeps_its_role(
         (AloneError("not here"), [b"alone", b"not here"]),
     ],
 )
-async def test_what_cannot_be_opened_is_said(
-    error: Exception, answer: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    roles = Roles()
+async def test_what_cannot_be_opened_is_said(error: Exception, answer: list[bytes], roles: Roles) -> None:
     roles.refuse = error
-    async with served(roles, tmp_path, monkeypatch):
-        with connected(handover.PATH) as client:
-            assert await asked(client, wish("confidential-data-hub")) == answer
-            assert await heard(client) == []
-        assert roles.events == []
+    with connected(handover.PATH) as client:
+        assert await asked(client, wish("confidential-data-hub")) == answer
+        assert await heard(client) == []
+    assert roles.events == []
+
+
+def passed(client: socket.socket, *numbers: int) -> None:
+    client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", numbers))])
 
 
 def no_socket(client: socket.socket) -> None:
     client.sendall(b"bound")
 
 
-def a_pipe(client: socket.socket) -> None:
+def a_file(client: socket.socket) -> None:
     with Path("/dev/null").open() as file:
-        rights = array.array("i", [file.fileno()])
-        client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        passed(client, file.fileno())
 
 
 def one_that_does_not_listen(client: socket.socket) -> None:
     with socket.socket() as other:
-        rights = array.array("i", [other.fileno()])
-        client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        passed(client, other.fileno())
 
 
 def one_that_is_not_tcp(client: socket.socket) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind("\0coco-test")
         other.listen()
-        rights = array.array("i", [other.fileno()])
-        client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        passed(client, other.fileno())
 
 
 def too_many(client: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        rights = array.array("i", [other.fileno()] * 30)
-        client.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        passed(client, *[other.fileno()] * 30)
 
 
 @pytest.mark.parametrize(
-    "answer", [no_socket, a_pipe, one_that_does_not_listen, one_that_is_not_tcp, too_many]
+    "answer", [no_socket, a_file, one_that_does_not_listen, one_that_is_not_tcp, too_many]
 )
 async def test_only_a_listening_tcp_socket_is_served(
-    answer: Callable[[socket.socket], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: Callable[[socket.socket], None], roles: Roles
 ) -> None:
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch):
-        with connected(handover.PATH) as client:
-            assert (await asked(client, wish("api-server-rest")))[0] == b"bind"
-            answer(client)
-            assert await heard(client) == []
-        assert roles.events == []
-        # Others are served all the same.
-        with connected(handover.PATH) as client:
-            assert await asked(client, wish("confidential-data-hub")) == [b"done"]
+    with connected(handover.PATH) as client:
+        assert (await asked(client, wish("api-server-rest")))[0] == b"bind"
+        answer(client)
+        assert await heard(client) == []
+    assert roles.events == []
+    # Others are served all the same.
+    with connected(handover.PATH) as client:
+        assert await asked(client, wish("confidential-data-hub")) == [b"done"]
 
 
 @pytest.mark.parametrize("message", [b"", b"open", b"\0" * 40, b"x" * (handover.MESSAGE_MAX + 1)])
-async def test_nonsense_ends_the_connection_and_nothing_else(
-    message: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch):
-        with connected(handover.PATH) as client:
-            assert await asked(client, message) == []
-        with connected(handover.PATH) as client:
-            assert await asked(client, wish("confidential-data-hub")) == [b"done"]
+async def test_nonsense_ends_the_connection_and_nothing_else(message: bytes, roles: Roles) -> None:
+    with connected(handover.PATH) as client:
+        assert await asked(client, message) == []
+    with connected(handover.PATH) as client:
+        assert await asked(client, wish("confidential-data-hub")) == [b"done"]
 
 
-async def test_one_that_says_nothing_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch):
-        with connected(handover.PATH), connected(handover.PATH) as other:
-            assert await asked(other, wish("confidential-data-hub")) == [b"done"]
+async def test_one_that_says_nothing_holds_up_nobody(roles: Roles) -> None:
+    with connected(handover.PATH), connected(handover.PATH) as other:
+        assert await asked(other, wish("confidential-data-hub")) == [b"done"]
 
 
-async def test_launchers_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch):
-        idle = [connected(handover.PATH) for _ in range(8)]
-        await asyncio.sleep(0.1)
-        with connected(handover.PATH) as late:
-            assert await heard(late) == []
-        for one in idle:
-            one.close()
+async def test_launchers_are_counted(roles: Roles) -> None:
+    idle = [connected(handover.PATH) for _ in range(8)]
+    await asyncio.sleep(0.1)
+    with connected(handover.PATH) as late:
+        assert await heard(late) == []
+    for one in idle:
+        one.close()
 
 
-async def test_an_orderly_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    roles = Roles()
-    async with served(roles, tmp_path, monkeypatch) as launchers:
-        with connected(handover.PATH) as client:
-            await asked(client, wish("confidential-data-hub"))
-            await launchers.stop()
-            assert await heard(client) == [b"end"]
+async def test_an_orderly_end_is_told(roles: Roles) -> None:
+    with connected(handover.PATH) as client:
+        await asked(client, wish("confidential-data-hub"))
+        assert roles.launchers is not None
+        await roles.launchers.stop()
+        assert await heard(client) == [b"end"]
 
 
 async def test_a_launcher_runs_alone_where_nobody_answers(

@@ -126,8 +126,11 @@ def test_one_that_answers_is_left_alone(vm: Machine) -> None:
 
 def test_a_crash_is_followed_by_a_start(vm: Machine) -> None:
     vm.systemctl("start", UNIT)
-    vm.run("kill", "-SEGV", str(vm.main_pid(UNIT)))
-    vm.until(UNIT, NRestarts="1", ActiveState="active")
+    before = vm.main_pid(UNIT)
+    vm.run("kill", "-SEGV", str(before))
+    vm.until(UNIT, NRestarts="1", ActiveState="active", SubState="running")
+    assert vm.main_pid(UNIT) != before
+    assert vm.get(RESOURCE).encode() == SECRET
 
 
 def test_a_start_that_cannot_succeed_is_not_tried_for_ever(vm: Machine) -> None:

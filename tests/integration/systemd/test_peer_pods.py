@@ -126,5 +126,8 @@ def test_without_a_hub_configuration_the_hub_starts_all_the_same(peer_pod: Machi
     machine.write("/run/peerpod/aa.toml", "")
     machine.systemctl("start", f"{HUB}.service")
     machine.until(f"{HUB}.service", ActiveState="active", SubState="running")
+    # The socket comes a moment after the program; the command fails if it does not come.
+    machine.run("timeout", "20", "sh", "-c", f"until test -S {FOLDER}/cdh.sock; do sleep 0.05; done")
+    assert machine.show(f"{HUB}.service", "NRestarts") == {"NRestarts": "0"}
     machine.systemctl("stop", f"{HUB}.service", f"{ATTESTER}.service")
     machine.run("rm", "-rf", "/run/peerpod", FOLDER)
