@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rootfs import bundle, compare, extension, files, layout, system
+from rootfs import bundle, compare, container, extension, files, layout, system
 from rootfs.errors import BuildError
 from rootfs.image import MIB
 from rootfs.wheels import ROOT
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _bundle_command(commands)
     _extension_command(commands)
     _system_command(commands)
+    _container_command(commands)
     _compare_command(commands)
     return parser
 
@@ -119,6 +120,22 @@ def _system_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
     child.set_defaults(run=_system)
 
 
+def _container_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    child = commands.add_parser(
+        "container",
+        help="the root of the container image; the Containerfile calls it",
+        description="Build the root of the container image into a new folder. Two folders in it belong to "
+        "the image's user, so it takes root.",
+        epilog="example:\n  python -m rootfs container --into build/container",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    child.add_argument(
+        "--into", type=Path, default=Path("build/container"), metavar="FOLDER", help="(default: %(default)s)"
+    )
+    _common(child)
+    child.set_defaults(run=_container)
+
+
 def _compare_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     child = commands.add_parser(
         "compare",
@@ -159,6 +176,16 @@ def _bundle(arguments: argparse.Namespace) -> None:
         into=into, prefix=arguments.prefix, cache=arguments.cache.resolve(), say=progress()
     )
     bundle.build(options)
+    _tell_folder(arguments, into)
+
+
+def _container(arguments: argparse.Namespace) -> None:
+    into = arguments.into.resolve()
+    container.build(into, arguments.cache.resolve(), progress())
+    _tell_folder(arguments, into)
+
+
+def _tell_folder(arguments: argparse.Namespace, into: Path) -> None:
     size = files.size(into)
     if arguments.json:
         print(json.dumps({"folder": str(into), "bytes": size}))
@@ -201,12 +228,13 @@ def _tell(arguments: argparse.Namespace, product: Product, built: Built, more: d
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    print(f"{'files':>9} {'erofs':>9} {'socket':>8} {'cpu':>8} {'memory':>8}")
+    print(f"{'files':>9} {'erofs':>9} {'socket':>8} {'ready':>8} {'cpu':>8} {'memory':>8}")
     places = [build.partition("=")[::2] for build in arguments.build]
     builds = [(Path(program).resolve(), Path(tree).resolve()) for program, tree in places]
     for (program, _), found in zip(builds, compare.measure(builds), strict=True):
         sizes = f"{found.tree_bytes / MIB:5.1f} MiB {found.erofs_bytes / MIB:5.1f} MiB"
-        print(f"{sizes} {found.socket_s:6.2f} s {found.cpu_s:6.2f} s {found.rss_mb:5.1f} MB  {program}")
+        times = f"{found.socket_s:6.2f} s {found.ready_s:6.2f} s {found.cpu_s:6.2f} s"
+        print(f"{sizes} {times} {found.rss_mb:5.1f} MB  {program}")
 
 
 def progress() -> Callable[[str], None]:

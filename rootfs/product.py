@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from rootfs import bundle, files, image, sbom
+from rootfs import bundle, files, image
 from rootfs.errors import BuildError
 from rootfs.image import Verity
 from rootfs.wheels import ROOT
@@ -112,6 +112,8 @@ class Product:
         if self.disk:
             image.make_disk(erofs, hashes, output / self.disk)
         (output / self.root_hash).write_text(verity.parameters() + "\n")
+        from rootfs import sbom  # noqa: PLC0415  # its libraries are not where only the container's root is built
+
         document = sbom.render(self.name, contents, verity.root_hash, bundle.distribution())
         (output / self.sbom).write_text(document)
         built = Built(verity, files.size(tree), erofs_bytes, self.sources())

@@ -11,13 +11,12 @@ which belongs to whoever measures the launch (docs/system-root.md).
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rootfs import bundle, debian, elf, files
+from rootfs import base, bundle, elf, files
 from rootfs.product import Product
 from rootfs.system_files import ENABLED, FILES, FOLDERS, LINKS, PACKAGES, PROGRAMS, UNITS
 from rootfs.wheels import ROOT
@@ -32,7 +31,6 @@ OUTPUT: Final = ROOT / "build" / "system"
 AGENT_UNIT: Final = "systemd/confidential-vm/coco-agent.service"
 PRODUCT: Final = Product(name="coco-system-root", stem="system", also=(AGENT_UNIT,))
 _SYSTEM_UNITS: Final = "usr/lib/systemd/system"
-_MERGED: Final = ("bin", "lib", "lib64", "sbin")
 
 
 def build(output: Path, cache: Path, say: Callable[[str], None] = bundle.silent) -> Built:
@@ -51,7 +49,7 @@ def build(output: Path, cache: Path, say: Callable[[str], None] = bundle.silent)
         tree, stage = Path(name).resolve() / "tree", Path(name).resolve() / "stage"
         contents = bundle.build(bundle.Options(into=tree, prefix="", cache=cache, cryptsetup=False, say=say))
         say("systemd, and what it needs")
-        packages = _unpack(stage, cache)
+        packages = base.unpack(PACKAGES, stage, cache)
         assemble(stage, tree)
         contents = replace(contents, debian=tuple(sorted({*contents.debian, *packages}, key=_name)))
         say("erofs, dm-verity")
@@ -60,16 +58,6 @@ def build(output: Path, cache: Path, say: Callable[[str], None] = bundle.silent)
 
 def _name(package: Package) -> str:
     return package.name
-
-
-def _unpack(stage: Path, cache: Path) -> list[Package]:
-    packages = debian.candidates(PACKAGES)
-    debian.unpack(debian.fetch(packages, cache / "debian"), stage)
-    for name in _MERGED:  # Debian 12's packages still have files outside of /usr
-        if (stage / name).is_dir():
-            shutil.copytree(stage / name, stage / "usr" / name, symlinks=True, dirs_exist_ok=True)
-            shutil.rmtree(stage / name)
-    return packages
 
 
 def assemble(stage: Path, tree: Path) -> None:
@@ -84,9 +72,7 @@ def assemble(stage: Path, tree: Path) -> None:
     """
     for name in FOLDERS:
         (tree / name).mkdir(parents=True, exist_ok=True)
-    for name in _MERGED:
-        (tree / "usr" / name).mkdir(parents=True, exist_ok=True)
-        (tree / name).symlink_to(f"usr/{name}")
+    base.merge(tree)
     for name in (*PROGRAMS, *(f"{_SYSTEM_UNITS}/{unit}" for unit in UNITS)):
         files.copy(stage / name, tree / name)
     _libraries(stage, tree)
@@ -94,8 +80,7 @@ def assemble(stage: Path, tree: Path) -> None:
         files.copy(source, tree / "usr/share/doc" / source.parent.name / "copyright")
     for name, text in FILES.items():
         files.write(tree / name, text)
-    authorities = sorted((stage / "usr/share/ca-certificates/mozilla").glob("*.crt"))
-    files.write(tree / "etc/ssl/certs/ca-certificates.crt", "".join(each.read_text() for each in authorities))
+    base.add_authorities(stage, tree)
     files.copy(ROOT / AGENT_UNIT, tree / _SYSTEM_UNITS / Path(AGENT_UNIT).name)
     for wanting, wanted in ENABLED.items():
         folder = tree / _SYSTEM_UNITS / f"{wanting}.wants"
@@ -108,8 +93,8 @@ def assemble(stage: Path, tree: Path) -> None:
 
 
 def _libraries(stage: Path, tree: Path) -> None:
-    """What the programs load, and all of glibc: the bundle brings the rest of what it needs."""
+    """What the programs load, and all of glibc."""
     known = elf.libraries(stage / "usr/lib")
-    wanted = elf.closure((tree / name for name in PROGRAMS), known)
-    for name, source in {**wanted, **{name: known[name] for name in elf.GLIBC & set(known)}}.items():
-        files.copy(source.resolve(), tree / known[name].relative_to(stage))
+    for name, source in elf.closure((tree / name for name in PROGRAMS), known).items():
+        files.copy(source, tree / known[name].relative_to(stage))
+    base.add_glibc(stage, tree)

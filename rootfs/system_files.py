@@ -50,7 +50,6 @@ ENABLED: Final = {
 LINKS: Final = {
     "etc/os-release": "../usr/lib/os-release",
     "usr/lib/systemd/system/default.target": "multi-user.target",
-    "usr/lib64/ld-linux-x86-64.so.2": "../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
     "usr/sbin/init": "../lib/systemd/systemd",
 }
 

@@ -227,6 +227,17 @@ MAPPED = (
 )
 
 
+def test_a_library_of_the_base_image_would_be_named(output: Path, tmp_path: Path) -> None:
+    """What the build asks of its own tree, asked of one that lacks something."""
+    private = tmp_path / "lib"
+    private.mkdir()
+    shutil.copy(shutil.which("sfdisk", path=os.defpath + ":/sbin:/usr/sbin") or "", tmp_path / "sfdisk")
+    assert "sfdisk needs libfdisk.so.1" in elf.unresolved(tmp_path, private)
+    for name in elf.needed(tmp_path / "sfdisk"):
+        (private / name).touch()
+    assert elf.unresolved(tmp_path, private) == []
+
+
 async def test_kata_agents_launch_gives_a_secret(guest: Child) -> None:
     """The manifest's processes in order; evidence is collected by a process of the bundle."""
     for process in (AA, CDH, REST):

@@ -103,7 +103,7 @@ def test_a_folder_in_use_is_an_error_with_a_next_step(
     assert "Next: --replace, or name another folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["bundle", "extension", "compare"])
+@pytest.mark.parametrize("command", ["bundle", "extension", "system", "container", "compare"])
 def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
