@@ -231,7 +231,7 @@ def test_a_library_of_the_base_image_would_be_named(output: Path, tmp_path: Path
     """What the build asks of its own tree, asked of one that lacks something."""
     private = tmp_path / "lib"
     private.mkdir()
-    shutil.copy(shutil.which("sfdisk", path=os.defpath + ":/sbin:/usr/sbin") or "", tmp_path / "sfdisk")
+    shutil.copy(tools.find("sfdisk"), tmp_path)
     assert "sfdisk needs libfdisk.so.1" in elf.unresolved(tmp_path, private)
     for name in elf.needed(tmp_path / "sfdisk"):
         (private / name).touch()
