@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent.errors import AgentError, ErrorCode
+import msgspec
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
-    from types import TracebackType
 
 GRACE_SHARE: Final = 0.01
 """Share of a deadline that each outer limit leaves to the one inside it, which knows the reason."""
@@ -43,8 +40,7 @@ class SystemClock:
         return time.time()
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True):
     """A point on the boot clock by which the caller needs its answer.
 
     Attributes:
@@ -55,7 +51,7 @@ class Deadline:
 
     clock: Clock
     at: float
-    budget: float = field(default=0.0, compare=False)
+    budget: float = 0.0
 
     @classmethod
     def after(cls, clock: Clock, seconds: float) -> Deadline:
@@ -93,7 +89,9 @@ class Deadline:
         Raises:
             AgentError: DEADLINE_EXCEEDED.
         """
-        return _Limit(self.remaining(), None, phase)
+        from agent.limit import Limit  # noqa: PLC0415  # whoever has no loop does not load asyncio
+
+        return Limit(self.remaining(), None, phase)
 
     def backstop(self, phase: str, layers: int = 1) -> AbstractAsyncContextManager[None]:
         """Cancel the body a little after the deadline: one that keeps it by itself says more.
@@ -108,42 +106,6 @@ class Deadline:
         Raises:
             AgentError: DEADLINE_EXCEEDED.
         """
-        return _Limit(self.remaining(), self.grace(layers), phase)
+        from agent.limit import Limit  # noqa: PLC0415  # whoever has no loop does not load asyncio
 
-
-class _Limit:
-    """A class and not a generator: every request passes two or three of them."""
-
-    __slots__ = ("_grace", "_left", "_passed", "_phase", "_timer")
-
-    def __init__(self, left: float, grace: float | None, phase: str) -> None:
-        self._left = left
-        self._grace = grace
-        self._phase = phase
-        self._passed: asyncio.TimerHandle | None = None
-        self._timer: asyncio.Timeout | None = None
-
-    async def __aenter__(self) -> None:
-        if math.isinf(self._left):
-            return
-        self._timer = asyncio.timeout(self._left if self._grace is None else None)
-        await self._timer.__aenter__()
-        if self._grace is not None:
-            self._passed = asyncio.get_running_loop().call_later(self._left, self._wait_on)
-
-    def _wait_on(self) -> None:
-        if self._timer is not None and self._grace is not None:
-            self._timer.reschedule(asyncio.get_running_loop().time() + self._grace)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._timer is None:
-            return
-        if self._passed is not None:
-            self._passed.cancel()
-        try:
-            await self._timer.__aexit__(kind, error, trace)
-        except TimeoutError:
-            # Only the timer's own end comes from there; the body's TimeoutError is ``error`` and passes by.
-            raise AgentError(ErrorCode.DEADLINE_EXCEEDED, f"time ran out while {self._phase}") from None
+        return Limit(self.remaining(), self.grace(layers), phase)

@@ -11,7 +11,8 @@ Errors are born where they are understood and are never re-wrapped into somethin
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+import msgspec
 
 
 class Fault(enum.Enum):
@@ -41,8 +42,7 @@ class RpcCode(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(msgspec.Struct, frozen=True):
     """What one error code says to each audience.
 
     Attributes:

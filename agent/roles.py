@@ -7,8 +7,9 @@ sides of each seam satisfy the protocols below, so nothing above them knows the 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from agent.clock import Deadline
@@ -45,8 +46,7 @@ class Freshness(enum.Enum):
     """Kept, past its time; the broker cannot be reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """A resource and how fresh it is.
 
     Attributes:

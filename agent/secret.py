@@ -1,9 +1,12 @@
-"""Bytes that do not print."""
+"""Bytes that do not print, and structs that print without some of theirs."""
 
 from __future__ import annotations
 
 import hmac
-from typing import NoReturn, final
+from typing import TYPE_CHECKING, NoReturn, final
+
+if TYPE_CHECKING:
+    import msgspec
 
 
 @final
@@ -50,3 +53,9 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret is not serialised")
+
+
+def without(struct: msgspec.Struct, *hidden: str) -> str:
+    """What ``repr`` gives, but for fields that are no business of a log or a traceback."""
+    names = (name for name in struct.__struct_fields__ if name not in hidden)
+    return f"{type(struct).__name__}({', '.join(f'{name}={getattr(struct, name)!r}' for name in names)})"

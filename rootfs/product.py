@@ -10,7 +10,7 @@ import msgspec
 
 from rootfs import bundle, files, image
 from rootfs.errors import BuildError
-from rootfs.image import Verity
+from rootfs.image import Verity  # noqa: TC001  # decoded: its annotations are looked at
 from rootfs.wheels import ROOT
 
 if TYPE_CHECKING:

@@ -84,7 +84,7 @@ def _sum_up(findings: Sequence[Finding], tee: str | None, arguments: Namespace) 
 
 
 def _patient(arguments: Namespace) -> Patient:
-    from dataclasses import replace  # noqa: PLC0415
+    from msgspec.structs import replace  # noqa: PLC0415
 
     from agent.clock import SystemClock  # noqa: PLC0415
     from agent.doctor.finding import Patient  # noqa: PLC0415

@@ -84,7 +84,7 @@ def _unknown(content: bytes, *, as_json: bool) -> int:
 
 
 def _context(name: str | None) -> Context:
-    from dataclasses import replace  # noqa: PLC0415
+    from msgspec.structs import replace  # noqa: PLC0415
 
     from agent.cli.inspection.document import Context  # noqa: PLC0415
     from agent.tee.evidence import certs  # noqa: PLC0415

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
+
+import msgspec
 
 from agent import __version__, handover
 from agent.cli.sources import add_agent_config, add_initdata_options, load_files
@@ -39,8 +40,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """What a launcher was told.
 
     Attributes:

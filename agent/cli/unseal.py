@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.cli import connect, text
 from agent.config import limits
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 _SUFFIX = ".sealed"
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """One sealed secret.
 
     Attributes:

@@ -10,9 +10,11 @@ Precedence, from strong to weak; docs/configuration.md has it per setting:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.config import keys, urls
 from agent.config.findings import Report, shown
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
 ROLES: Final = frozenset({"attester", "hub", "gateway"})
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
+class Inputs(msgspec.Struct, frozen=True):
     """All that decides about a configuration.
 
     Attributes:
@@ -53,10 +54,10 @@ class Inputs:
     aa: Document | None = None
     cdh: Document | None = None
     agent: Document | None = None
-    environ: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    environ: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     cmdline: str = ""
-    arguments: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    contents: Mapping[str, str | None] = field(default_factory=lambda: MappingProxyType({}))
+    arguments: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    contents: Mapping[str, str | None] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     roles: frozenset[str] = ROLES
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 EXTENSIONS: Final = (".toml", ".json")
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """A parsed file.
 
     Attributes:

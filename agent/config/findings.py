@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from agent.errors import AgentError, ErrorCode
 
@@ -21,8 +22,7 @@ class Severity(enum.StrEnum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One thing that is wrong, or looks wrong.
 
     Attributes:
@@ -48,11 +48,10 @@ class Finding:
         return f"{text} ({self.next_step})" if self.next_step else text
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """Findings, collected while reading."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = msgspec.field(default_factory=list)
 
     def refuse(self, file: str, key: str, message: str, next_step: str = "") -> None:
         """The agent cannot start with this."""

@@ -7,8 +7,9 @@ and 3.5, kata_integration.md 1.4.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import cache_kinds, device_kinds, endpoint_kinds, kinds, kms_kinds
 
@@ -26,8 +27,7 @@ class File(enum.Enum):
     AGENT = "agent.toml"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """One key of one file.
 
     Attributes:
@@ -59,8 +59,7 @@ class Key:
     used: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """An environment variable, kernel parameter or command line argument.
 
     Attributes:

@@ -7,8 +7,9 @@ import binascii
 import enum
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+import msgspec
 
 from agent.config import limits, pem, urls
 from agent.config.findings import shown
@@ -39,8 +40,7 @@ class Refused(ValueError):  # noqa: N818  # it is an answer, not a failure of ou
         self.next_step = next_step
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """One kind of value.
 
     Attributes:

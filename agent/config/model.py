@@ -8,9 +8,11 @@ path through these structs (``hub.kbc.url``).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.config import limits
 
@@ -41,8 +43,7 @@ class Source(enum.Enum):
     KERNEL = "kernel command line"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """Where one value came from.
 
     Attributes:
@@ -70,8 +71,7 @@ class Features(enum.Enum):
     ALL = "all"
 
 
-@dataclass(frozen=True, slots=True)
-class KbsServer:
+class KbsServer(msgspec.Struct, frozen=True):
     """One of several endpoints of a broker.
 
     Attributes:
@@ -89,8 +89,7 @@ class KbsServer:
         return f"{self.url}{trust}"
 
 
-@dataclass(frozen=True, slots=True)
-class Kbs:
+class Kbs(msgspec.Struct, frozen=True):
     """How to talk to one key broker.
 
     Attributes:
@@ -130,8 +129,7 @@ class Kbs:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Attester:
+class Attester(msgspec.Struct, frozen=True):
     """The attester role.
 
     Attributes:
@@ -157,7 +155,7 @@ class Attester:
     """
 
     socket: str = AA_SOCKET
-    kbs: Kbs = field(default_factory=Kbs)
+    kbs: Kbs = msgspec.field(default_factory=Kbs)
     coco_as_url: str | None = None
     key_algorithm: KeyAlgorithm = KeyAlgorithm.EC_P256
     allow_sample: bool = False
@@ -176,16 +174,14 @@ class Attester:
     imds_url: str = IMDS_URL
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(msgspec.Struct, frozen=True):
     """One ``[[credentials]]`` entry: fetch ``resource_uri`` into ``path``."""
 
     path: str
     resource_uri: str
 
 
-@dataclass(frozen=True, slots=True)
-class SealedSecrets:
+class SealedSecrets(msgspec.Struct, frozen=True):
     """Which sealed secrets are accepted.
 
     Attributes:
@@ -200,8 +196,7 @@ class SealedSecrets:
     key_dir: str = f"{RUN_DIR}/cdh/sealed-secret"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRule:
+class CacheRule(msgspec.Struct, frozen=True):
     """How long resources are kept in memory.
 
     Attributes:
@@ -218,8 +213,7 @@ class CacheRule:
         return f"{self.pattern} ttl {self.ttl:g} max_stale {self.max_stale:g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(msgspec.Struct, frozen=True):
     """The resource cache. Without rules nothing is kept, as upstream.
 
     Attributes:
@@ -235,8 +229,7 @@ class Cache:
     negative_ttl: float = limits.CACHE_NEGATIVE
 
 
-@dataclass(frozen=True, slots=True)
-class Kms:
+class Kms(msgspec.Struct, frozen=True):
     """Key management services (docs/backends.md).
 
     Attributes:
@@ -255,8 +248,7 @@ class Kms:
     timeout: float = limits.KMS_REQUEST
 
 
-@dataclass(frozen=True, slots=True)
-class Hub:
+class Hub(msgspec.Struct, frozen=True):
     """The hub role.
 
     Attributes:
@@ -274,18 +266,17 @@ class Hub:
 
     socket: str = CDH_SOCKET
     kbc: str = "offline_fs_kbc"
-    kbs: Kbs = field(default_factory=Kbs)
+    kbs: Kbs = msgspec.field(default_factory=Kbs)
     aa_socket: str = AA_SOCKET
     offline_stores: tuple[str, ...] = OFFLINE_STORES
-    sealed: SealedSecrets = field(default_factory=SealedSecrets)
+    sealed: SealedSecrets = msgspec.field(default_factory=SealedSecrets)
     credentials: tuple[Credential, ...] = ()
-    cache: Cache = field(default_factory=Cache)
-    kms: Kms = field(default_factory=Kms)
+    cache: Cache = msgspec.field(default_factory=Cache)
+    kms: Kms = msgspec.field(default_factory=Kms)
     grpc: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(msgspec.Struct, frozen=True):
     """The REST role.
 
     Attributes:
@@ -307,8 +298,7 @@ class Gateway:
     deadline: float = limits.RPC_DEADLINE
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(msgspec.Struct, frozen=True):
     """The operator's own socket.
 
     Attributes:
@@ -320,8 +310,7 @@ class Control:
     launchers: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Observe:
+class Observe(msgspec.Struct, frozen=True):
     """Logs, metrics and audit.
 
     Attributes:
@@ -338,8 +327,7 @@ class Observe:
     metrics: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """Everything the daemon needs, and where it came from.
 
     Attributes:
@@ -348,11 +336,11 @@ class Config:
         warnings: sentences for the operator found while reading (never secrets).
     """
 
-    attester: Attester = field(default_factory=Attester)
-    hub: Hub = field(default_factory=Hub)
-    gateway: Gateway = field(default_factory=Gateway)
-    observe: Observe = field(default_factory=Observe)
-    control: Control = field(default_factory=Control)
+    attester: Attester = msgspec.field(default_factory=Attester)
+    hub: Hub = msgspec.field(default_factory=Hub)
+    gateway: Gateway = msgspec.field(default_factory=Gateway)
+    observe: Observe = msgspec.field(default_factory=Observe)
+    control: Control = msgspec.field(default_factory=Control)
     strict_origin: bool = False
-    origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
+    origins: Mapping[str, Origin] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()

@@ -8,8 +8,9 @@ escapes are decoded; the query of a resource plays no part.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import limits
 
@@ -24,8 +25,7 @@ _RESOURCE_SEGMENT: Final = re.compile(r"[A-Za-z0-9_.*-]+")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(msgspec.Struct, frozen=True):
     """One parsed pattern.
 
     Attributes:

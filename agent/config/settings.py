@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.config.model import Config, KbsServer, Origin, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from _typeshed import DataclassInstance
-
-_D = TypeVar("_D", bound="DataclassInstance")
+_D = TypeVar("_D", bound=msgspec.Struct)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """One value somebody gave.
 
     Attributes:
@@ -31,11 +30,10 @@ class Given:
     key: str
 
 
-@dataclass(slots=True)
-class Settings:
+class Settings(msgspec.Struct):
     """Given values by the dotted field they set; the last one given wins."""
 
-    given: dict[str, Given] = field(default_factory=dict)
+    given: dict[str, Given] = msgspec.field(default_factory=dict)
 
     def put(self, name: str, value: object, origin: Origin, key: str) -> None:
         """Set a field."""

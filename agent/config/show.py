@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import enum
-from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import pem, urls
 from agent.config.model import Credential, Origin, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from _typeshed import DataclassInstance
 
     from agent.config.model import Config
 
@@ -22,8 +21,7 @@ _URLS: Final = ("url", "proxy", "coco_as_url")
 _DEFAULT: Final = Origin(Source.DEFAULT)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One setting.
 
     Attributes:
@@ -45,11 +43,11 @@ def rows(config: Config) -> list[Row]:
     ]
 
 
-def _walk(part: DataclassInstance, prefix: str) -> Iterator[tuple[str, object]]:
-    for member in fields(part):
-        value: object = getattr(part, member.name)
-        name = f"{prefix}{member.name}"
-        if is_dataclass(value) and not isinstance(value, type):
+def _walk(part: msgspec.Struct, prefix: str) -> Iterator[tuple[str, object]]:
+    for member in part.__struct_fields__:
+        value: object = getattr(part, member)
+        name = f"{prefix}{member}"
+        if isinstance(value, msgspec.Struct):
             yield from _walk(value, f"{name}.")
         elif name not in _HIDDEN:
             yield name, value

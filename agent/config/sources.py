@@ -6,8 +6,9 @@ guest from starting whose measured files are right.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import keys, limits, urls
 from agent.config.kinds import Refused, read_credential, read_filter, read_path, read_pem, read_socket
@@ -24,8 +25,7 @@ OFFLINE_KBC: Final = "offline_fs_kbc"
 KBC_NAMES: Final = (CC_KBC, OFFLINE_KBC)
 
 
-@dataclass(frozen=True, slots=True)
-class KbcParams:
+class KbcParams(msgspec.Struct, frozen=True):
     """A parsed ``<kbc name>::<URL>``; the URL has no trailing slashes and may be empty."""
 
     name: str
@@ -69,8 +69,7 @@ def parse_cmdline(text: str) -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Unmeasured:
+class Unmeasured(msgspec.Struct, frozen=True):
     """The environment and the kernel command line, applied to settings.
 
     Attributes:

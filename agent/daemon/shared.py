@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.errors import AgentError
 from agent.kbs.client import KbsClient
@@ -29,11 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("coco.daemon")
 
 
-@dataclass(slots=True)
-class Stops:
+class Stops(msgspec.Struct):
     """Things to stop, in reverse order of their start."""
 
-    actions: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    actions: list[Callable[[], Awaitable[None]]] = msgspec.field(default_factory=list)
 
     def add(self, action: Callable[[], Awaitable[None]]) -> None:
         """Do this too."""
@@ -71,8 +71,7 @@ class Stops:
         return listener
 
 
-@dataclass(slots=True)
-class Place:
+class Place(msgspec.Struct):
     """Where a role is served.
 
     Attributes:

@@ -12,9 +12,10 @@ import stat
 import threading
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.devkit import fuse
 from agent.devkit.fuse import refuse
@@ -56,8 +57,7 @@ SHOWN: Final = {
 _SIZES: Final = {"tdx_guest": (64, 64), "sev_guest": (64, 64), "arm_cca_guest": (32, 64)}
 
 
-@dataclass(slots=True)
-class Faults:
+class Faults(msgspec.Struct):
     """Switches, looked at by the next request.
 
     Attributes:
@@ -69,7 +69,7 @@ class Faults:
         hang: reports do not come until this is False again, the reader is killed or all is unmounted.
     """
 
-    errors: deque[int] = field(default_factory=deque)
+    errors: deque[int] = msgspec.field(default_factory=deque)
     conflicts: int = 0
     dropped: int = 0
     mkdir: int = 0
@@ -77,8 +77,7 @@ class Faults:
     hang: bool = False
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(msgspec.Struct):
     written: int = 0
     read: int = 0
     inblob: bytes = b""
@@ -87,12 +86,11 @@ class _Entry:
     auxblob: bytes = b""
 
 
-@dataclass(slots=True)
-class _Handle:
+class _Handle(msgspec.Struct):
     entry: _Entry
     name: str
     content: bytes | None = None
-    buffer: bytearray = field(default_factory=bytearray)
+    buffer: bytearray = msgspec.field(default_factory=bytearray)
     dirty: bool = False
 
 

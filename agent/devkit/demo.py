@@ -17,10 +17,10 @@ import sys
 import tempfile
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from agent.clock import Deadline, SystemClock
@@ -43,8 +43,7 @@ class DemoFailedError(Exception):
     """A step did not give what it should."""
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
+class Material(msgspec.Struct, frozen=True):
     """What the demo encrypts, seals and uploads.
 
     Attributes:

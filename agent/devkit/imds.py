@@ -7,9 +7,10 @@ import binascii
 import json
 import threading
 from collections import Counter
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +22,7 @@ TD_QUOTE: Final = "/acc/tdquote"
 _LARGEST: Final = 16 * 1024
 
 
-@dataclass(slots=True)
-class Faults:
+class Faults(msgspec.Struct):
     """What goes wrong from now on.
 
     Attributes:

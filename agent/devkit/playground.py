@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.config.model import (
     Attester,
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
     from agent.tee.base import EvidenceSource
 
 
-@dataclass(frozen=True, slots=True)
-class Playground:
+class Playground(msgspec.Struct, frozen=True):
     """A running pair.
 
     Attributes:

@@ -16,10 +16,11 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
 
 from agent.devkit import hcl
 from agent.devkit.tpm_keys import make_attestation_key
@@ -45,8 +46,7 @@ _PCR_READ: Final = 0x17E
 _LARGEST: Final = 4096
 
 
-@dataclass(slots=True)
-class Faults:
+class Faults(msgspec.Struct):
     """What goes wrong from now on.
 
     Attributes:
@@ -272,8 +272,7 @@ class Vtpm:
             return self._raw(data) if own is None else own
 
 
-@dataclass(frozen=True, slots=True)
-class _Inside:
+class _Inside(msgspec.Struct, frozen=True):
     """A channel for whoever holds the lock already."""
 
     transact: Callable[[Command], Answer]

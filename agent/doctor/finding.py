@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.secret import without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +27,7 @@ class Verdict(enum.Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One line.
 
     Attributes:
@@ -43,8 +45,7 @@ class Finding:
     next_step: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Patient:
+class Patient(msgspec.Struct, frozen=True):
     """What is looked at.
 
     Attributes:
@@ -60,12 +61,15 @@ class Patient:
 
     config: Config
     detection: Detection
-    environ: Mapping[str, str] = field(repr=False)
+    environ: Mapping[str, str]
     machine: str
     release: str
     cmdline: str
     clock: Clock
     wanted: str = ""
+
+    def __repr__(self) -> str:
+        return without(self, "environ")
 
     @property
     def sysroot(self) -> str:

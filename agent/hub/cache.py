@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from agent.config import limits, patterns
 from agent.errors import AgentError, ErrorCode, Fault
@@ -62,8 +63,7 @@ def key_of(uri: ResourceUri) -> Key:
     return Key(uri.plugin, uri.names, uri.query)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A kept resource.
 
     Attributes:
@@ -75,8 +75,7 @@ class Found:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One entry for people.
 
     Attributes:
@@ -94,8 +93,7 @@ class Row:
     state: str
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """The right to keep the answer of one fetch; lost when something happens meanwhile.
 
     Attributes:
@@ -111,8 +109,7 @@ class Ticket:
     void: bool = False
 
 
-@dataclass(slots=True)
-class _Kept:
+class _Kept(msgspec.Struct):
     name: str
     secret: Secret
     since: float
@@ -120,8 +117,7 @@ class _Kept:
     stale_until: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
+class _Refused(msgspec.Struct, frozen=True):
     name: str
     code: ErrorCode
     detail: str

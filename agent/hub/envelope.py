@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -54,8 +53,7 @@ class EnvelopePayload(msgspec.Struct, frozen=True):
     annotations: dict[str, msgspec.Raw]
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """A payload whose shape was checked; nothing was asked yet.
 
     Attributes:
@@ -134,8 +132,7 @@ def parse_envelope(payload: bytes, *, signed: bool) -> Envelope:
     return envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(msgspec.Struct, frozen=True):
     """Data under a fresh key of its own.
 
     Attributes:

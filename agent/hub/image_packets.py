@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -12,6 +11,7 @@ from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.hub.encoding import read_json, standard_decode, standard_encode
 from agent.kbs.uri import parse_uri
+from agent.secret import without
 
 VERSION: Final = "0.1.0"
 PROVIDER: Final = "kbs"
@@ -56,8 +56,7 @@ class _Packet(msgspec.Struct, frozen=True):
     annotations: dict[str, msgspec.Raw] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class WrappedKey:
+class WrappedKey(msgspec.Struct, frozen=True):
     """An annotation packet that can be unwrapped, once its key encryption key is there.
 
     Attributes:
@@ -73,8 +72,7 @@ class WrappedKey:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceKey:
+class ServiceKey(msgspec.Struct, frozen=True):
     """An annotation packet that a key management service unwraps; its plaintext is the private options.
 
     Attributes:
@@ -86,10 +84,13 @@ class ServiceKey:
     """
 
     provider: str
-    settings: dict[str, msgspec.Raw] = field(repr=False)
+    settings: dict[str, msgspec.Raw]
     key_id: str
-    data: bytes = field(repr=False)
-    annotations: dict[str, msgspec.Raw] = field(repr=False)
+    data: bytes
+    annotations: dict[str, msgspec.Raw]
+
+    def __repr__(self) -> str:
+        return without(self, "settings", "data", "annotations")
 
 
 def parse_protocol_input(protocol_input: bytes) -> WrappedKey | ServiceKey:

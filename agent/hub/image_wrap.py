@@ -6,7 +6,6 @@ No IO. Which key is used, and who registers it, is decided in :mod:`agent.hub.im
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -51,8 +50,7 @@ class _Operation(msgspec.Struct, frozen=True):
     op: str
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(msgspec.Struct, frozen=True):
     """What the owner asked for with ``--encryption-key provider:attestation-agent:<here>``.
 
     Attributes:
@@ -68,8 +66,7 @@ class Parameters:
     sample: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WrapRequest:
+class WrapRequest(msgspec.Struct, frozen=True):
     """One layer's private options, to be wrapped.
 
     Attributes:
@@ -78,7 +75,7 @@ class WrapRequest:
     """
 
     parameters: Parameters
-    private_options: Secret = field(repr=False)
+    private_options: Secret
 
 
 def operation(protocol_input: bytes) -> str:

@@ -5,7 +5,6 @@ The key settles the algorithm: P-256 is ES256, P-384 is ES384, Ed25519 is EdDSA,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
@@ -29,8 +28,7 @@ PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-@dataclass(frozen=True, slots=True)
-class Algorithm:
+class Algorithm(msgspec.Struct, frozen=True):
     """One signature algorithm and the one kind of key it takes.
 
     Attributes:
@@ -100,8 +98,7 @@ class Jwk(msgspec.Struct, frozen=True):
         return _BY_KEY[self.kty, self.crv]
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyingKey:
+class VerifyingKey(msgspec.Struct, frozen=True):
     """A public key, and the only algorithm it verifies."""
 
     algorithm: Algorithm
@@ -131,8 +128,7 @@ class VerifyingKey:
             raise AgentError(ErrorCode.SEALED_SIGNATURE_INVALID, detail) from None
 
 
-@dataclass(frozen=True, slots=True)
-class SigningKey:
+class SigningKey(msgspec.Struct, frozen=True):
     """A private key, and the only algorithm it signs with."""
 
     algorithm: Algorithm

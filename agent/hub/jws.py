@@ -6,7 +6,6 @@ are never looked at: a message does not bring its own key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,8 +25,7 @@ class _Header(msgspec.Struct, frozen=True):
     b64: object = msgspec.UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class Jws:
+class Jws(msgspec.Struct, frozen=True):
     """A compact JWS whose header was checked and whose signature was **not**.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from agent.secret import Secret
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(msgspec.Struct, frozen=True):
     """Who will hand out the plaintext, or decrypt the data key.
 
     Attributes:
@@ -32,8 +30,8 @@ class Provider:
     """
 
     name: str = KBS
-    settings: Mapping[str, msgspec.Raw] = field(default_factory=dict)
-    annotations: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+    settings: Mapping[str, msgspec.Raw] = msgspec.field(default_factory=dict)
+    annotations: Mapping[str, msgspec.Raw] = msgspec.field(default_factory=dict)
 
 
 FROM_KBS = Provider()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -34,8 +33,7 @@ _HEADER: Final = b'{"alg":"EdDSA","typ":"JWT"}'
 _TYPE: Final = {"Content-Type": "application/octet-stream"}
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True):
     """What an administrator's token says, besides its times (kbs_protocol.md 8.3).
 
     Attributes:

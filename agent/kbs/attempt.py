@@ -9,8 +9,10 @@ import asyncio
 import enum
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.config import limits
 from agent.config.model import KeyAlgorithm
@@ -66,8 +68,7 @@ class Phase(enum.Enum):
 _OWN_TIME: Final = frozenset({ErrorCode.DEADLINE_EXCEEDED, ErrorCode.KBS_TIMEOUT})
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """Where a flight is; its callers can join late and leave early.
 
     Attributes:
@@ -87,8 +88,8 @@ class Progress:
     last: AgentError | None = None
     resume_at: float = 0.0
     resume_after: float = 0.0
-    sooner: asyncio.Event = field(default_factory=asyncio.Event)
-    exchange: Exchange = field(default_factory=Exchange)
+    sooner: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    exchange: Exchange = msgspec.field(default_factory=Exchange)
 
     def joined(self, deadline: Deadline, chance: Callable[[], float]) -> None:
         """One more caller waits.

@@ -16,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -51,8 +53,7 @@ _CHANCE: Final = secrets.SystemRandom().random
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """One endpoint's turn: until when it may take, and for how many seconds it may take to connect."""
 
     endpoint: Endpoint

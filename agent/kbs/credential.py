@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from agent.secret import Secret
@@ -14,8 +15,7 @@ COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}", re.ASCII)
 """What a session id may look like; Trustee's are 32 hexadecimal digits."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRef:
+class SessionRef(msgspec.Struct, frozen=True):
     """A session at one endpoint (kbs_protocol.md 1.5).
 
     Attributes:

@@ -11,9 +11,10 @@ import hashlib
 import ipaddress
 import re
 from collections import deque
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -32,8 +31,7 @@ DEFAULT_HASH: Final = "sha384"
 _SELECTED: Final = "selected-hash-algorithm"
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """What the broker wants to see inside the evidence.
 
     Attributes:

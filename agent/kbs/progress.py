@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.errors import ErrorCode
 
@@ -42,8 +43,7 @@ _TIMEOUTS: Final = {
 }
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """One exchange under way.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.config import limits
 
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from agent.errors import AgentError
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(msgspec.Struct, frozen=True):
     """Pauses between tries.
 
     Attributes:

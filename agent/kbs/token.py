@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import math
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
     from agent.config.model import KeyAlgorithm
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class KbsToken:
+class KbsToken(msgspec.Struct, frozen=True, weakref=True):
     """A token and the key pair it is bound to.
 
     Whoever uses one holds this object, not its ``jwt``: :func:`wipe_when_dropped`.
@@ -54,8 +52,7 @@ class KbsToken:
     identity: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A token in use, and its times on the boot clock, in seconds.
 
     Attributes:

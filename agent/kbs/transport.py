@@ -11,8 +11,9 @@ import errno
 import os
 import re
 import ssl
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -20,6 +21,7 @@ from agent.http import URL, aiohttp
 from agent.kbs import tls
 from agent.kbs.progress import Phase, Progress
 from agent.kbs.resolver import Resolver
+from agent.secret import without
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -45,8 +47,7 @@ _PROXY: Final = re.compile(
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request.
 
     Attributes:
@@ -64,14 +65,16 @@ class Call:
     method: str
     url: URL
     largest: int
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    body: bytes | None = None
     repeatable: bool = True
     connect: float = limits.KBS_CONNECT
 
+    def __repr__(self) -> str:
+        return without(self, "headers", "body")
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+
+class Answer(msgspec.Struct, frozen=True):
     """One answer within its bounds.
 
     Attributes:
@@ -86,11 +89,14 @@ class Answer:
 
     status: int
     media_type: str
-    body: bytes = field(repr=False)
-    cookies: tuple[str, ...] = field(default=(), repr=False)
+    body: bytes
+    cookies: tuple[str, ...] = ()
     location: str = ""
     date: str = ""
     retry_after: str = ""
+
+    def __repr__(self) -> str:
+        return without(self, "body", "cookies")
 
 
 class Transport:

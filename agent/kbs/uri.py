@@ -7,9 +7,10 @@ Stricter than upstream on purpose: nothing is normalised, so what was checked is
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -31,8 +32,7 @@ _QUERY: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*
 _RESOURCE_NAME: Final = re.compile(r"[A-Za-z0-9_-]+[A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceUri:
+class ResourceUri(msgspec.Struct, frozen=True):
     """One resource at the configured broker; an instance is always valid.
 
     Attributes:

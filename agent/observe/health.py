@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.errors import AgentError, ErrorCode
 from agent.observe.redact import locations
@@ -25,8 +26,7 @@ STOPPING: Final = "STOPPING"
 _REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class HealthReport:
+class HealthReport(msgspec.Struct, frozen=True):
     """One answer.
 
     Attributes:

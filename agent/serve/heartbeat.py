@@ -11,9 +11,10 @@ import asyncio
 import logging
 import socket
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agent.errors import AgentError, ErrorCode
 from agent.serve.sockets import parse_address
@@ -37,8 +38,7 @@ _SO_NETNS_COOKIE: Final = 71
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
+class Addresses(msgspec.Struct, frozen=True):
     """Where this process can be asked at the moment.
 
     Attributes:

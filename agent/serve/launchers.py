@@ -8,8 +8,9 @@ import logging
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent import handover
 from agent.config import limits
@@ -43,8 +44,7 @@ class AloneError(Exception):
     """The launcher is to run its role itself; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """How a role is opened and closed.
 
     Attributes:
@@ -62,8 +62,7 @@ class Plan:
     close: Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Holder:
+class _Holder(msgspec.Struct, frozen=True):
     """The launcher whose role is open, and where."""
 
     connection: socket.socket

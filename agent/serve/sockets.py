@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -22,8 +23,7 @@ FOLDER_MODE: Final = 0o755
 TCP: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(msgspec.Struct, frozen=True):
     """Where a Unix socket is.
 
     Attributes:

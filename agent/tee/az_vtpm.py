@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -28,8 +29,7 @@ _RESERVE: Final = 0.5
 """Seconds of the deadline that are kept for saying why the report did not come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attested:
+class Attested(msgspec.Struct, frozen=True):
     """One report and one quote over the same report data.
 
     Attributes:

@@ -18,7 +18,7 @@ import msgspec
 
 from agent.clock import Deadline, SystemClock
 from agent.config import limits
-from agent.config.model import Attester as Settings
+from agent.config.model import Attester as Settings  # noqa: TC001  # decoded: its annotations are looked at
 from agent.errors import AgentError, ErrorCode
 from agent.tee.devices import Collected, DeviceResult
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -92,8 +91,7 @@ class Certificate(msgspec.Struct, frozen=True):
     sigs: tuple[SignatureSlot, SignatureSlot]
 
 
-@dataclass(frozen=True, slots=True)
-class CsvReport:
+class CsvReport(msgspec.Struct, frozen=True):
     """A report whose signer part is readable.
 
     Attributes:

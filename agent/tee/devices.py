@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+import msgspec
 
 from agent.errors import AgentError, ErrorCode
 
@@ -18,8 +19,7 @@ _NAME: Final = 96
 _DETAIL: Final = 400
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceResult:
+class DeviceResult(msgspec.Struct, frozen=True):
     """What one device of a family answered.
 
     Attributes:
@@ -41,8 +41,7 @@ class DeviceResult:
         return self.result == OK
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """Evidence of one TEE or family.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -172,8 +171,7 @@ class GuestEvidence:
         return self._missing or AgentError(ErrorCode.NO_TEE, "no TEE was found")
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(msgspec.Struct, frozen=True):
     evidence: object  # null is evidence too
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import enum
 import hashlib
 import tomllib
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.secret import without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +32,7 @@ class Algorithm(enum.Enum):
     SHA512 = "sha512"
 
 
-@dataclass(frozen=True, slots=True)
-class InitData:
+class InitData(msgspec.Struct, frozen=True):
     """One init-data document.
 
     Attributes:
@@ -44,9 +45,12 @@ class InitData:
 
     version: str
     algorithm: Algorithm
-    data: Mapping[str, str] = field(repr=False)
+    data: Mapping[str, str]
     digest: bytes
-    text: str = field(repr=False)
+    text: str
+
+    def __repr__(self) -> str:
+        return without(self, "data", "text")
 
 
 def parse(document: bytes) -> InitData:

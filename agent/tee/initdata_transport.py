@@ -12,8 +12,9 @@ import gzip
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -31,8 +32,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _HEAD: Final = len(_DISK_MAGIC) + 8
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(msgspec.Struct, frozen=True):
     """A document and how it came.
 
     Attributes:
@@ -44,8 +44,7 @@ class Unpacked:
     document: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(msgspec.Struct, frozen=True):
     """What the hardware's registers hold in a guest that was started with the digest (attesters.md 16.3).
 
     Attributes:

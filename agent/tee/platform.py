@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.config.model import Attester
 
@@ -35,8 +37,7 @@ _NO_DEVICE_BESIDE: Final = frozenset({"tdx", "az-tdx-vtpm", "az-snp-vtpm", "tpm"
 _READ_LIMIT: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """One question asked of the platform.
 
     Attributes:
@@ -50,8 +51,7 @@ class Probe:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Detection:
+class Detection(msgspec.Struct, frozen=True):
     """The outcome of :func:`detect`.
 
     Attributes:

@@ -11,9 +11,10 @@ import errno
 import os
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -36,8 +37,7 @@ _NAMES: Final = {"tdx_guest": "tdx-guest", "sev_guest": "sev-guest", "arm_cca_gu
 _CHUNK: Final = 64 * limits.KIB
 
 
-@dataclass(frozen=True, slots=True)
-class TsmReport:
+class TsmReport(msgspec.Struct, frozen=True):
     """What the kernel gave.
 
     Attributes:

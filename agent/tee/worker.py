@@ -14,10 +14,10 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.clock import SystemClock
 from agent.config import limits

@@ -7,9 +7,11 @@ import socket
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from agent.config.model import Cache, CacheRule
 from tests.bench.children import BenchError, pinned

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -21,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -66,7 +67,7 @@ def mutate(data: bytes, others: Sequence[bytes], draw: random.Random) -> bytes:
 
 def look(found: object) -> None:
     """Read every public property of what a parser gave: they compute from the same input."""
-    if dataclasses.is_dataclass(found):
+    if isinstance(found, msgspec.Struct):
         for name in dir(type(found)):
             if isinstance(getattr(type(found), name), property):
                 getattr(found, name)

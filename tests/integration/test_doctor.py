@@ -7,10 +7,10 @@ import json
 import socket
 import tarfile
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from agent.config.model import Kbs
 from agent.devkit.clock import FakeClock

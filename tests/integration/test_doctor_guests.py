@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import platform
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from agent.clock import SystemClock
 from agent.config.model import Attester, Config

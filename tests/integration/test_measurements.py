@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from agent.config.model import Attester, Cache, CacheRule, Config, Control, Features, Gateway, Hub, Kbs
 from agent.daemon import Daemon

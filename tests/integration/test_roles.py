@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from agent.config.model import Attester, Config, Control, Features, Gateway, Hub, Kbs
 from agent.daemon import Daemon

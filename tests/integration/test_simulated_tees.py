@@ -9,11 +9,12 @@ import json
 import logging
 import os
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.devkit.guests import TEES, MissingToolError, guest
 from agent.devkit.kbs import Settings

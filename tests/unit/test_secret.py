@@ -5,10 +5,16 @@ import logging
 import pickle
 import traceback
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.http import URL
+from agent.hub.image_packets import ServiceKey
+from agent.hub.kms import sigv4
+from agent.hub.kms.http import KmsAnswer
+from agent.kbs import transport
 from agent.secret import Secret
 
 CANARY = b"c4n4ry-plaintext"
@@ -78,3 +84,21 @@ def test_the_source_can_be_changed_afterwards() -> None:
     secret = Secret(source)
     source[:] = b"xxx"
     assert secret.reveal() == b"key"
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        transport.Answer(200, "application/json", CANARY, cookies=(CANARY.decode(),)),
+        transport.Call("e", "GET", URL("http://kbs"), 1, {"Authorization": CANARY.decode()}, CANARY),
+        KmsAnswer(200, CANARY),
+        sigv4.Key("id", CANARY.decode(), CANARY.decode()),
+        ServiceKey("aws", {"x": msgspec.Raw(CANARY)}, "key", CANARY, {"y": msgspec.Raw(CANARY)}),
+    ],
+    ids=lambda holder: type(holder).__qualname__,
+)
+def test_what_carries_secrets_prints_without_them(holder: msgspec.Struct) -> None:
+    for shown in (repr(holder), str(holder), f"{holder}"):
+        assert CANARY.decode() not in shown
+        assert shown.startswith(f"{type(holder).__name__}(")
+        assert "=" in shown

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.cli import text
 from agent.errors import AgentError, ErrorCode
@@ -22,8 +24,7 @@ _CELL: Final = 128  # a SHA-512 in full
 _NARROW: Final = 26
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What is known besides the file.
 
     Attributes:
@@ -59,8 +60,7 @@ def _same(name: str, seen: bytes, expected: bytes) -> Check:
     return Check(name, passed, "as expected" if passed else f"not {expected.hex()}")
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """One value.
 
     Attributes:
@@ -74,8 +74,7 @@ class Field:
     alarm: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """Many alike.
 
     Attributes:
@@ -91,8 +90,7 @@ class Table:
     narrow: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """What was found.
 
     Attributes:
@@ -109,7 +107,7 @@ class Document:
     fields: tuple[Field, ...] = ()
     checks: tuple[Check, ...] = ()
     tables: tuple[Table, ...] = ()
-    parts: tuple[Document, ...] = field(default=())
+    parts: tuple[Document, ...] = ()
 
     def failed(self) -> bool:
         """Whether any check failed, here or in a part."""

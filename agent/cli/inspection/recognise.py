@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.cli.inspection import amd, devices, intel, logs, objects, others, vtpm
 from agent.errors import AgentError
@@ -26,8 +27,7 @@ _NITRO: Final = (b"\x84\x44" + ES384, b"\xd2\x84\x44" + ES384)
 _TABLE_GUIDS: Final = tuple(KINDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(msgspec.Struct, frozen=True):
     """One kind of file.
 
     Attributes:

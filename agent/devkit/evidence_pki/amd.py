@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from msgspec.structs import replace
 
 from agent.devkit.evidence_pki import authority
 from agent.tee.evidence.verdict import Roots
@@ -32,8 +33,7 @@ _ENTRY: Final = 24
 _KEY_BITS: Final = 2048  # AMD's roots have 4096; these live for minutes and are made at every start
 
 
-@dataclass(frozen=True, slots=True)
-class Tcb:
+class Tcb(msgspec.Struct, frozen=True):
     """Security patch levels, 0 to 255 each. Microcode of 128 and more needs two bytes in DER."""
 
     bootloader: int = 10
@@ -49,8 +49,7 @@ class Tcb:
         return bytes([self.bootloader, self.tee, 0, 0, 0, 0, self.snp, self.microcode])
 
 
-@dataclass(frozen=True, slots=True)
-class SnpState:
+class SnpState(msgspec.Struct, frozen=True):
     """What the firmware knows about a guest, and so puts into its report.
 
     Attributes:
@@ -67,7 +66,7 @@ class SnpState:
     policy: int = 0x30000
     platform_info: int = 0x25
     version: int = 3
-    tcb: Tcb = field(default_factory=Tcb)
+    tcb: Tcb = msgspec.field(default_factory=Tcb)
 
 
 class AmdSigner:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -31,8 +31,7 @@ FMSPC: Final = bytes.fromhex("00806f050000")
 """Six bytes that name the kind of platform."""
 
 
-@dataclass(frozen=True, slots=True)
-class TdState:
+class TdState(msgspec.Struct, frozen=True):
     """What the TDX module knows about a trust domain.
 
     Attributes:

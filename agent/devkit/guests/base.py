@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.devkit import fuse
 
@@ -17,8 +18,7 @@ class MissingToolError(Exception):
     """Something the simulation needs is not on this machine; the text names it and the next step."""
 
 
-@dataclass(frozen=True, slots=True)
-class SimulatedGuest:
+class SimulatedGuest(msgspec.Struct, frozen=True):
     """A guest that runs as long as its context.
 
     Attributes:

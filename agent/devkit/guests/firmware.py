@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 SIZE: Final = 64 * 1024
 """Bytes of the table's area; what the log leaves is 0xFF, as on recorded machines."""
@@ -24,8 +25,7 @@ _EVENTS: Final = (
 """Register index (1 is RTMR0), event type, data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Boot:
+class Boot(msgspec.Struct, frozen=True):
     """What the firmware measured.
 
     Attributes:

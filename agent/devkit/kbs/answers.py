@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
+from msgspec.structs import replace
+
+from agent.secret import without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +22,7 @@ JSON: Final = "application/json"
 RAW: Final = "text/xml"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request below ``/kbs/v0/``.
 
     Attributes:
@@ -36,11 +37,14 @@ class Call:
 
     method: str
     segments: tuple[str, ...]
-    query: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    cookie: str = field(default="", repr=False)
-    bearer: str = field(default="", repr=False)
-    body: bytes = field(default=b"", repr=False)
+    query: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    cookie: str = ""
+    bearer: str = ""
+    body: bytes = b""
     origin: bool = False
+
+    def __repr__(self) -> str:
+        return without(self, "cookie", "bearer", "body")
 
     @property
     def plugin(self) -> str:
@@ -62,8 +66,7 @@ class Call:
         return "resource" if self.method == "GET" and self.plugin != "resource-policy" else "admin"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """One response.
 
     Attributes:
@@ -75,10 +78,13 @@ class Answer:
     """
 
     status: int = 200
-    body: bytes = field(default=b"", repr=False)
+    body: bytes = b""
     content_type: str | None = None
-    cookie: str = field(default="", repr=False)
+    cookie: str = ""
     location: str = ""
+
+    def __repr__(self) -> str:
+        return without(self, "body", "cookie")
 
     def without_cookie(self) -> Answer:
         """The same, no Set-Cookie."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import logging
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -34,8 +33,7 @@ _REGO: Final = {
 """The policies that need no Rego engine, white space folded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """How a broker behaves.
 
     Attributes:

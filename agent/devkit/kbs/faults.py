@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import force_setattr
 
 from agent.devkit.kbs.answers import ENDPOINTS, JSON, Answer, Endpoint, ProblemError, auth_problem
 
@@ -60,8 +62,7 @@ class Kind(enum.StrEnum):
     """Replace the token signer first, then answer: tokens issued before are refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """One switch.
 
     Attributes:
@@ -86,7 +87,7 @@ class Fault:
     seconds: float = 0.0
     size: int = 0
     status: int = 0
-    body: bytes = field(default=b"\xff{not json", repr=False)
+    body: bytes = b"\xff{not json"
     content_type: str | None = JSON
     problem: str = "PluginInternalError"
     detail: str = "injected"
@@ -95,7 +96,7 @@ class Fault:
     arrived: asyncio.Event | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", Kind(self.kind))
+        force_setattr(self, "kind", Kind(self.kind))
 
     def instead(self) -> Answer | None:
         """The answer that replaces the true one, or None for kinds that work otherwise."""
@@ -119,8 +120,7 @@ def mismatch(expected: str, requested: str) -> str:
     return f"KBS Client Protocol Version Mismatch: expect ={expected} while the request is {requested}"
 
 
-@dataclass(slots=True)
-class _Armed:
+class _Armed(msgspec.Struct):
     fault: Fault
     skip: int
     left: int | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -24,8 +23,7 @@ class _Toml(msgspec.Struct, frozen=True):
     data: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadInitData:
+class ReadInitData(msgspec.Struct, frozen=True):
     """Init-data that parsed.
 
     Attributes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+
+class Rule(msgspec.Struct, frozen=True):
     """One rule. Patterns are shell globs; ``*`` also matches ``/``.
 
     Attributes:

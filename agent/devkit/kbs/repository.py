@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from agent.devkit.kbs.answers import plugin_failed, plugin_unknown
 from agent.errors import AgentError, ErrorCode
+from agent.secret import without
 
 RESOURCE: Final = "resource"
 _SEGMENT: Final = r"[a-zA-Z0-9_-][a-zA-Z0-9_.-]*"
@@ -19,8 +21,7 @@ def legal(path: str) -> bool:
     return _PATH.fullmatch(path) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Plugin:
+class Plugin(msgspec.Struct, frozen=True):
     """Answers by path.
 
     Attributes:
@@ -29,7 +30,10 @@ class Plugin:
     """
 
     encrypted: bool
-    items: dict[str, bytes] = field(default_factory=dict, repr=False)
+    items: dict[str, bytes] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return without(self, "items")
 
 
 class Repository:

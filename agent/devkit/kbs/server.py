@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
 
 from agent.clock import Clock, SystemClock
 from agent.devkit.kbs.answers import Call
@@ -42,8 +43,7 @@ WARNING: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """One request that arrived, without its credentials.
 
     Attributes:

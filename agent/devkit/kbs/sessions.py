@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import uuid
-from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agent.secret import without
 
 if TYPE_CHECKING:
     from agent.clock import Clock
@@ -17,8 +20,7 @@ MAX_SESSIONS: Final = 4096
 """Anyone who reaches the port opens sessions; the oldest makes room."""
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """One handshake.
 
     Attributes:
@@ -30,12 +32,15 @@ class Session:
         token: set once attested.
     """
 
-    id: str = field(repr=False)
+    id: str
     nonce: str
     tee: str
     hash_name: str
     expires: float
-    token: str = field(default="", repr=False)
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return without(self, "id", "token")
 
     def set_cookie(self) -> str:
         """A Set-Cookie value: ``Expires`` is the only attribute."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 _MAX: Final = 256 * 1024
 _LOG_MAX: Final = 4 * 1024 * 1024
 """More than the kernel's ring holds with any usual ``log_buf_len``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """What is looked at.
 
     Attributes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
@@ -41,8 +40,7 @@ _GO_ESCAPES: Final = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026")
 _Json = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(msgspec.Struct, frozen=True):
     """What points at a blob (OCI image specification, "Content Descriptors").
 
     Attributes:
@@ -78,8 +76,7 @@ class _Descriptor(msgspec.Struct, frozen=True):
     platform: _Platform | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Style:
+class _Style(msgspec.Struct, frozen=True):
     indent: int = -1
     escapes: bool = False
     newline: bool = False
@@ -93,8 +90,7 @@ class _Style:
         return text + b"\n" if self.newline else text
 
 
-@dataclass(slots=True)
-class Document:
+class Document(msgspec.Struct):
     """One index or manifest.
 
     Attributes:
@@ -105,7 +101,7 @@ class Document:
 
     name: str
     value: _Json
-    style: _Style = field(default_factory=_Style)
+    style: _Style = msgspec.field(default_factory=_Style)
 
     @classmethod
     def read(cls, data: bytes, name: str) -> Document:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -32,8 +34,7 @@ LAYER_TYPES: Final = frozenset(
 _SELECTION: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """Which images of a layout are meant; empty members select everything.
 
     Attributes:
@@ -47,8 +48,7 @@ class Selection:
     platform: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """One layer of one manifest.
 
     Attributes:
@@ -77,8 +77,7 @@ class Layer:
         return self.descriptor.media_type in LAYER_TYPES
 
 
-@dataclass(slots=True)
-class Node:
+class Node(msgspec.Struct):
     """A blob that ``index.json`` leads to: an index, a manifest, or something this program only copies.
 
     Attributes:
@@ -91,7 +90,7 @@ class Node:
 
     descriptor: Descriptor
     document: Document | None = None
-    children: list[Node] = field(default_factory=list)
+    children: list[Node] = msgspec.field(default_factory=list)
     layers: tuple[Layer, ...] = ()
     others: tuple[Descriptor, ...] = ()
 
@@ -102,8 +101,7 @@ class Node:
             yield from child.walk()
 
 
-@dataclass(slots=True)
-class Images:
+class Images(msgspec.Struct):
     """The selected part of a layout.
 
     Attributes:

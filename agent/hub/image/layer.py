@@ -12,10 +12,10 @@ import hashlib
 import hmac
 import os
 import threading
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
@@ -38,8 +38,7 @@ class _Hash(Protocol):
     def update(self, data: memoryview, /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True):
     """A file to read from, as its descriptor describes it.
 
     Attributes:
@@ -55,8 +54,7 @@ class Blob:
     digest: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True):
     """How whoever waits looks on, and calls it off.
 
     Attributes:
@@ -65,11 +63,10 @@ class Watch:
     """
 
     advance: Callable[[int], None] = lambda _: None
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = msgspec.field(default_factory=threading.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class Encrypted:
+class Encrypted(msgspec.Struct, frozen=True):
     """What encrypting a layer gave.
 
     Attributes:

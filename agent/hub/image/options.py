@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -31,8 +30,7 @@ class _Private(msgspec.Struct, frozen=True):
     cipheroptions: dict[str, str | None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerOptions:
+class LayerOptions(msgspec.Struct, frozen=True):
     """All that opens one layer.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -26,8 +25,7 @@ OURS: Final = PROVIDER + "attestation-agent"
 JWE: Final = PREFIX + "jwe"
 
 
-@dataclass(frozen=True, slots=True)
-class Wrapping:
+class Wrapping(msgspec.Struct, frozen=True):
     """One way to one layer's private options.
 
     Attributes:

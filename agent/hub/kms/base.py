@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -73,8 +72,7 @@ class Encrypter(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What a backend may use.
 
     Attributes:
@@ -88,8 +86,7 @@ class Context:
     clock: Clock
 
 
-@dataclass(frozen=True, slots=True)
-class Backend(Generic[S]):
+class Backend(msgspec.Struct, Generic[S], frozen=True):
     """One provider; its module has it under the name ``BACKEND``.
 
     Attributes:

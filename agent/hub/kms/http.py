@@ -6,15 +6,17 @@ import asyncio
 import os
 import re
 import ssl
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
 from agent.http import URL, aiohttp
 from agent.kbs import tls
 from agent.kbs.transport import EXHAUSTED, REDIRECTS, system_reason, tls_reason
+from agent.secret import without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +38,7 @@ _VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?|", re.ASCII)
 _SECONDS: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class KmsAnswer:
+class KmsAnswer(msgspec.Struct, frozen=True):
     """What a service answered.
 
     Attributes:
@@ -47,17 +48,22 @@ class KmsAnswer:
     """
 
     status: int
-    body: bytes = field(repr=False)
+    body: bytes
     retry_after: float | None = None
 
+    def __repr__(self) -> str:
+        return without(self, "body")
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+
+class _Request(msgspec.Struct, frozen=True):
     method: str
     url: URL
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes
     trust: ssl.SSLContext | None
+
+    def __repr__(self) -> str:
+        return without(self, "headers", "body")
 
     @property
     def host(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import msgspec
 
 from agent.clock import Deadline
 from agent.config import limits
@@ -23,8 +24,7 @@ LONGEST: Final = 3600.0
 """Seconds after which a lease is renewed whatever its end: credentials behind it may have been taken back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease(Generic[T]):
+class Lease(msgspec.Struct, Generic[T], frozen=True):
     """Something that ends.
 
     Attributes:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+import msgspec
+
+from agent.secret import without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +25,7 @@ ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]*)+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """An access key.
 
     Attributes:
@@ -36,9 +38,11 @@ class Key:
     secret_access_key: str
     session_token: str = ""
 
+    def __repr__(self) -> str:
+        return without(self, "secret_access_key", "session_token")
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+
+class Scope(msgspec.Struct, frozen=True):
     """What a signature is good for.
 
     Attributes:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from agent.serve.sockets import UnixAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(msgspec.Struct, frozen=True):
     """An address that is bound.
 
     Attributes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -44,8 +44,7 @@ _COMMON: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """One request as it came.
 
     Attributes:
@@ -76,8 +75,7 @@ _AAEL_DECODER: Final = msgspec.json.Decoder(_AaelEvent)
 _SEALED_DECODER: Final = msgspec.json.Decoder(list[str])
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(msgspec.Struct, frozen=True):
     """What an operation gets."""
 
     call: Call

@@ -10,9 +10,10 @@ import ipaddress
 import re
 import socket
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.errors import ErrorCode
 from agent.serve.rest.answers import RestError
@@ -30,8 +31,7 @@ _FORWARDING: Final = frozenset({"forwarded", "via", "x-real-ip"})
 _OWN_SITE: Final = frozenset({"same-origin", "same-site", "none"})
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """The other end of a connection.
 
     Attributes:

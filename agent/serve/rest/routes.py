@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config.model import Features
 from agent.errors import ErrorCode
@@ -31,8 +32,7 @@ class Operation(enum.Enum):
     UNSEAL = "unseal"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One row.
 
     Attributes:
@@ -46,8 +46,7 @@ class Route:
     waits: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(msgspec.Struct, frozen=True):
     """What lies below one first path segment.
 
     Attributes:
@@ -63,8 +62,7 @@ class Root:
     below: Mapping[str, Route]
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """A route and the raw rest of the path that belongs to it (starts with a slash, or is empty)."""
 
     route: Route

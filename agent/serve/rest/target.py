@@ -7,8 +7,9 @@ decodes or joins anything.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import ErrorCode
@@ -17,8 +18,7 @@ from agent.serve.rest.answers import RestError
 _PATH: Final = re.compile(r"/[!-~]*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """An origin-form request target (RFC 9112 section 3.2.1).
 
     Attributes:

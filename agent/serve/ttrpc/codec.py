@@ -10,9 +10,9 @@ import enum
 import math
 import re
 import struct
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+import msgspec
 from google.protobuf.message import DecodeError
 
 from agent.config import limits
@@ -38,8 +38,7 @@ class FrameType(enum.IntEnum):
     DATA = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """A complete frame; ``kind`` may be a number that :class:`FrameType` does not know."""
 
     stream: int
@@ -48,8 +47,7 @@ class Frame:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Oversized:
+class Oversized(msgspec.Struct, frozen=True):
     """A frame announced a body of ``length`` bytes, above the limit; the body is thrown away."""
 
     stream: int
@@ -78,8 +76,7 @@ class StatusError(Exception):
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """The envelope of one call.
 
     Attributes:

@@ -7,8 +7,9 @@ import logging
 import socket
 import struct
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import ErrorCode, RpcCode
@@ -35,8 +36,7 @@ _UCRED: Final = struct.Struct("3i")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What a handler knows about its call.
 
     Attributes:
@@ -90,12 +90,11 @@ class TtrpcServer:
             await asyncio.wait([c.closed for c in connections])
 
 
-@dataclass(slots=True, eq=False)
-class _Shared:
+class _Shared(msgspec.Struct, eq=False):
     """What the connections of one server have in common."""
 
     services: Services
-    connections: set[_Connection] = field(default_factory=set)
+    connections: set[_Connection] = msgspec.field(default_factory=set)
     open: bool = False
 
 

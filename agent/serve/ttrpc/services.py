@@ -7,9 +7,9 @@ leads to the cause in the guest's log.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from agent.config import limits
@@ -45,8 +45,7 @@ _FRAMING: Final = limits.KIB
 Req = TypeVar("Req", bound=Message)
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True):
     """Where upstream's two protocols differ.
 
     Attributes:
@@ -60,8 +59,7 @@ class Dialect:
     wrap_key: Handler
 
 
-@dataclass(frozen=True, slots=True)
-class _Unary(Generic[Req]):
+class _Unary(msgspec.Struct, Generic[Req], frozen=True):
     """One method: its message, its largest payload in bytes, its first-level text, its work."""
 
     request: type[Req]

@@ -6,7 +6,6 @@ The formats are our own; both files are read by this program only (attesters.md 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -26,8 +25,7 @@ STARTS_MAX: Final = 64 * limits.KIB
 """Bytes of the file of starting points: there are at most 24 registers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(msgspec.Struct, frozen=True):
     """One event about to be extended and logged.
 
     Attributes:

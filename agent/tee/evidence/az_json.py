@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -63,8 +62,7 @@ class _Version(msgspec.Struct):
     version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AzureEvidence:
+class AzureEvidence(msgspec.Struct, frozen=True):
     """What one evidence document holds.
 
     Attributes:

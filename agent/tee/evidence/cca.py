@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.tee.evidence.cbor import Tagged, Value, decode
 from agent.tee.evidence.reader import malformed
@@ -17,8 +18,7 @@ _REALM: Final = 44241
 _WHAT: Final = "CCA token"
 
 
-@dataclass(frozen=True, slots=True)
-class CcaToken:
+class CcaToken(msgspec.Struct, frozen=True):
     """What realm and platform claim.
 
     Attributes:

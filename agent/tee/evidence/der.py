@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.tee.evidence.reader import Reader, malformed
 
@@ -16,8 +17,7 @@ MAX_ELEMENTS: Final = 256
 """Elements of one constructed value; the TCB in a PCK certificate has 18."""
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(msgspec.Struct, frozen=True):
     """One value.
 
     Attributes:

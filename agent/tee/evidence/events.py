@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.secret import without
 from agent.tee.evidence.events_names import EV_EVENT_TAG, EV_NO_ACTION, TYPE_NAMES
 from agent.tee.evidence.reader import Reader, malformed
 
@@ -46,8 +48,7 @@ _U32: Final = 0xFFFFFFFF
 _WHAT: Final = "event log"
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(msgspec.Struct, frozen=True):
     """One digest of an event.
 
     Attributes:
@@ -64,8 +65,7 @@ class Digest:
         return ALGORITHMS.get(self.algorithm, f"{self.algorithm:#06x}")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One event.
 
     Attributes:
@@ -80,9 +80,12 @@ class Event:
     register: int
     kind: int
     digests: tuple[Digest, ...]
-    data: bytes = field(repr=False)
+    data: bytes
     offset: int
     size: int
+
+    def __repr__(self) -> str:
+        return without(self, "data")
 
     @property
     def type_name(self) -> str:
@@ -94,8 +97,7 @@ class Event:
         return next((each.value for each in self.digests if each.name == algorithm), None)
 
 
-@dataclass(frozen=True, slots=True)
-class EventLog:
+class EventLog(msgspec.Struct, frozen=True):
     """A parsed log.
 
     Attributes:
@@ -111,8 +113,7 @@ class EventLog:
     terminated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeEvent:
+class RuntimeEvent(msgspec.Struct, frozen=True):
     """What an entry of the runtime log says (17.3).
 
     Attributes:

@@ -7,7 +7,6 @@ import binascii
 import enum
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -58,8 +57,7 @@ class _Variable(msgspec.Struct, rename="kebab"):
     user_data: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HclReport:
+class HclReport(msgspec.Struct, frozen=True):
     """The report, taken apart.
 
     Attributes:

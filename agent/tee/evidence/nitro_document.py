@@ -6,9 +6,9 @@ A COSE_Sign1 (RFC 9052) with ES384 around a map. No Trustee verifier takes it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -29,8 +29,7 @@ _WHAT: Final = "Nitro document"
 _SIGN1: Final = 18
 
 
-@dataclass(frozen=True, slots=True)
-class NitroDocument:
+class NitroDocument(msgspec.Struct, frozen=True):
     """What the Nitro Security Module says.
 
     Attributes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from cryptography import x509
 
 from agent.tee.evidence import der
@@ -18,8 +18,7 @@ _ARC: Final = EXTENSION.dotted_string
 _WHAT: Final = "PCK extension"
 
 
-@dataclass(frozen=True, slots=True)
-class Pck:
+class Pck(msgspec.Struct, frozen=True):
     """The SGX extension of a PCK certificate.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.tee.evidence.reader import Reader
 
@@ -40,8 +41,7 @@ TD_ATTRIBUTES: Final = {
 """Bits of a TD's attributes, by the verifier's names (attesters.md 18.3, 21.3)."""
 
 
-@dataclass(frozen=True, slots=True)
-class TdBody:
+class TdBody(msgspec.Struct, frozen=True):
     """What a quote says of a TD; byte fields as they are in the quote.
 
     Attributes:
@@ -82,8 +82,7 @@ class TdBody:
         return td_flags(self.td_attributes)["debug"]
 
 
-@dataclass(frozen=True, slots=True)
-class SgxBody:
+class SgxBody(msgspec.Struct, frozen=True):
     """An SGX report body, 384 bytes (attesters.md 18.4); also of the quoting enclave.
 
     Attributes:
@@ -120,8 +119,7 @@ class SgxBody:
         return bool(self.attributes[0] & 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(msgspec.Struct, frozen=True):
     """A parsed quote.
 
     Attributes:
@@ -183,8 +181,7 @@ class Quote:
         return hashlib.sha256(self.attestation_key + self.auth).digest().ljust(64, b"\0")
 
 
-@dataclass(frozen=True, slots=True)
-class _Signature:
+class _Signature(msgspec.Struct, frozen=True):
     signature: bytes
     attestation_key: bytes
     qe_report: bytes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from agent.tee.evidence.reader import Reader, malformed
 from agent.tee.evidence.snp_table import Certificate, parse_certificates
@@ -46,8 +47,7 @@ PLATFORM_BITS: Final[Mapping[int, str]] = {
 _WHAT: Final = "SNP report"
 
 
-@dataclass(frozen=True, slots=True)
-class Tcb:
+class Tcb(msgspec.Struct, frozen=True):
     """Security patch levels, 0 to 255 each; ``fmc`` is None before Turin."""
 
     bootloader: int
@@ -93,8 +93,7 @@ class Flag(NamedTuple):
     on: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SnpReport:
+class SnpReport(msgspec.Struct, frozen=True):
     """An attestation report. Sizes in bytes; byte fields are exactly as in the report.
 
     Attributes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,8 +36,7 @@ _LEVELS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Vek:
+class _Vek(msgspec.Struct, frozen=True):
     """A certificate of a key that signs reports.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.tee.evidence.reader import Reader, malformed
 
@@ -26,8 +27,7 @@ MAX_CERTIFICATES: Final = 32
 _TABLE: Final = "SNP certificate table"
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(msgspec.Struct, frozen=True):
     """One entry of the host's table.
 
     Attributes:

@@ -7,9 +7,9 @@ MEASUREMENTS, whose signature covers both.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -70,8 +70,7 @@ OPAQUE_NAMES: Final = {
 """NVIDIA's opaque data by type."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(msgspec.Struct, frozen=True):
     """One measurement block in DMTF form.
 
     Attributes:
@@ -85,8 +84,7 @@ class Measurement:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SpdmReport:
+class SpdmReport(msgspec.Struct, frozen=True):
     """A parsed report.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.tee.evidence.quote import td_flags
 from agent.tee.evidence.reader import Reader
@@ -16,8 +17,7 @@ _TCB_INFO: Final = slice(256, 256 + 239)
 _TD_INFO: Final = slice(512, 512 + 512)
 
 
-@dataclass(frozen=True, slots=True)
-class TdReport:
+class TdReport(msgspec.Struct, frozen=True):
     """A parsed TDREPORT. Its MAC can be checked on the machine that made it only.
 
     Attributes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -27,8 +27,7 @@ _MIN_BITS: Final = 2048
 _MAX_BITS: Final = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Attest:
+class Attest(msgspec.Struct, frozen=True):
     """TPMS_ATTEST of a quote.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -37,8 +36,7 @@ class _Evidence(msgspec.Struct):
     ak_public: str
 
 
-@dataclass(frozen=True, slots=True)
-class TpmEvidence:
+class TpmEvidence(msgspec.Struct, frozen=True):
     """What one evidence document holds.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.config import limits
 from agent.errors import ErrorCode
@@ -36,8 +37,7 @@ _EMPTY_PASSWORD: Final = struct.pack(">IIHBH", 9, PASSWORD, 0, 0, 0)
 _OWNER_WRITES_AND_READS: Final = 0x00020002
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """One command.
 
     Attributes:
@@ -135,8 +135,7 @@ def pcr_properties() -> Command:
     return Command("GetCapability", 0x17A, parameters=struct.pack(">III", 7, 0, 32))
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What the TPM answered to a command that succeeded.
 
     Attributes:

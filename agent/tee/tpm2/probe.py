@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.clock import Deadline, SystemClock
 from agent.config import limits
@@ -23,8 +25,7 @@ _TYPES: Final = {1: "VBS", 2: "SNP", 3: "TVM", 4: "TDX"}
 _HASHES: Final = (1, 2, 3)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """What a TPM said.
 
     Attributes:

@@ -6,13 +6,14 @@ import base64
 import hashlib
 import struct
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from errno import EIO, ENOSYS, ENOTTY
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
 
 from agent.devkit.evidence_pki import AmdSigner, IntelSigner, SnpState, TdState, authority
 from tests.e2e.vm.cbor import Tag, encode

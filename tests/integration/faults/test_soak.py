@@ -14,11 +14,12 @@ import random
 import secrets
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from agent.config import limits
 from agent.devkit.kbs import Fault, Kind, Settings

@@ -9,11 +9,12 @@ import json
 import traceback
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from agent.clock import Deadline, SystemClock
 from agent.config import limits

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 import typing
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.config import model
@@ -89,13 +88,12 @@ def test_every_place_is_read(place: Place) -> None:
 
 
 def test_every_field_of_the_model_can_be_set() -> None:
-    def names(part: object, prefix: str = "") -> list[str]:
+    def names(part: msgspec.Struct, prefix: str = "") -> list[str]:
         found = []
-        for member in fields(part):  # type: ignore[arg-type]
-            value = getattr(part, member.name)
-            name = f"{prefix}{member.name}"
-            nested = is_dataclass(value) and not isinstance(value, enum.Enum)
-            found += names(value, f"{name}.") if nested else [name]
+        for member in part.__struct_fields__:
+            value = getattr(part, member)
+            name = f"{prefix}{member}"
+            found += names(value, f"{name}.") if isinstance(value, msgspec.Struct) else [name]
         return found
 
     settable = {name for key in KEYS for name in key.sets} | ARGUMENTS.keys()

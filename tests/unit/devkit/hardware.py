@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from agent.devkit import hcl
 from agent.devkit.evidence_pki import AmdSigner, IntelSigner, NvidiaSigner, TdState, TpmSigner, authority

@@ -3,12 +3,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.devkit.clock import FakeClock
 from agent.devkit.kbs import Fault, Kind, Settings, sessions

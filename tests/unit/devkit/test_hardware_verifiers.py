@@ -6,12 +6,12 @@ import base64
 import contextlib
 import hashlib
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.devkit.evidence_pki import AmdSigner, IntelSigner
 from agent.devkit.kbs import verifiers, wire

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from agent.config.model import Attester, Config
 from agent.devkit.clock import FakeClock
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def patient(
     root: Path, *, wanted: str = "", cmdline: str = "", release: str = "6.12.1", **settings: object
 ) -> Patient:
-    attester = replace(Attester(sysroot=str(root)), **settings)  # type: ignore[arg-type]
+    attester = replace(Attester(sysroot=str(root)), **settings)
     return Patient(
         config=Config(attester=attester),
         detection=detect(str(root), {}, "x86_64"),

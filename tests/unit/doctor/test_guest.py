@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from agent.devkit.clock import FakeClock
 from agent.doctor import guest

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from agent.devkit.kbs import wire
 from agent.tee.base import regularize
@@ -19,8 +20,7 @@ MAX_BLOB: Final = 256 * 1024
 """Bytes of one piece of evidence inside JSON; event logs of real machines have 64 KiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(msgspec.Struct, frozen=True):
     """What evidence has to be bound to.
 
     Attributes:
@@ -34,8 +34,7 @@ class Expected:
     init_digest: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One submodule's worth of evidence that holds.
 
     Attributes:
@@ -68,8 +67,7 @@ class Verifier(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Appraisal:
+class Appraisal(msgspec.Struct, frozen=True):
     """One submodule of a token.
 
     Attributes:

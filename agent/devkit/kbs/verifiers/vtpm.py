@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,8 +32,7 @@ class TpmQuote(msgspec.Struct, frozen=True):
     pcrs: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Quoted:
+class Quoted(msgspec.Struct, frozen=True):
     """A TPM quote that is decoded, not verified.
 
     Attributes:
@@ -109,8 +107,7 @@ def check_quote(expected: Expected, quoted: Quoted, key: rsa.RSAPublicKey, repor
         require(expected.tee, [tpm.verify_init_data(quoted.pcrs, expected.init_digest)])
 
 
-@dataclass(frozen=True, slots=True)
-class Azure:
+class Azure(msgspec.Struct, frozen=True):
     """Evidence of an Azure guest whose vTPM part holds.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -32,7 +31,7 @@ from agent.hub.kms.base import read_annotations
 from agent.hub.kms.credentials import Hidden, parse_credentials
 from agent.hub.kms.http import cloud_host
 from agent.protos import aliyun_kms_pb2 as pb
-from agent.secret import Secret
+from agent.secret import Secret, without
 
 if TYPE_CHECKING:
     import ssl
@@ -75,12 +74,14 @@ class CryptAnnotations(msgspec.Struct, frozen=True):
     iv: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class _Identity:
+class _Identity(msgspec.Struct, frozen=True):
     digest: bytes
     key_id: str
     key: rsa.RSAPrivateKey
     trust: ssl.SSLContext
+
+    def __repr__(self) -> str:
+        return without(self, "digest", "key")
 
 
 class ClientKeyClient:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
