@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from agent.config import limits
@@ -68,8 +68,11 @@ class TeeKey:
         """
         if len(pem) > _PEM_MAX:  # T-TOKEN-21: bounded before parsing.
             raise AgentError(ErrorCode.KBS_BAD_RESPONSE, "the TEE key is too large")
+        # Here and below: SSH and DSA come with it, and most guests' keys never leave the process.
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
         try:
-            private = serialization.load_pem_private_key(pem, password=None)
+            private = load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise AgentError(
                 ErrorCode.KBS_BAD_RESPONSE, "the TEE key is not an unencrypted PEM key"
@@ -85,13 +88,15 @@ class TeeKey:
 
     def pem(self) -> Secret:
         """The private key, unencrypted: EC as PKCS#8, RSA as PKCS#1, as Rust's reader expects."""
+        from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+        )
+
         rsa_key = isinstance(self._private, rsa.RSAPrivateKey)
-        form = (
-            serialization.PrivateFormat.TraditionalOpenSSL if rsa_key else serialization.PrivateFormat.PKCS8
-        )
-        return Secret(
-            self._private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-        )
+        form = PrivateFormat.TraditionalOpenSSL if rsa_key else PrivateFormat.PKCS8
+        return Secret(self._private.private_bytes(Encoding.PEM, form, NoEncryption()))
 
     def jwk(self) -> dict[str, str]:
         """The public key with exactly the members of kbs_protocol.md 1.7.

@@ -142,7 +142,7 @@ async def test_a_misbehaving_broker_is_named_and_survived(
 ) -> None:
     place.kbs.put("default/key/1", b"value")
     place.kbs.faults.on(endpoint, Fault(kind))
-    answer = await http(f"{place.rest}/cdh/resource/default/key/1", headers={**JSON, "Prefer": "wait=10"})
+    answer = await http(f"{place.rest}/cdh/resource/default/key/1", headers={**JSON, "Prefer": "wait=2"})
     assert answer.json()["code"] in codes
     place.kbs.faults.clear()
     await still_serves(place)
