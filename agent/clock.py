@@ -89,9 +89,9 @@ class Deadline(msgspec.Struct, frozen=True):
         Raises:
             AgentError: DEADLINE_EXCEEDED.
         """
-        from agent.limit import Limit  # noqa: PLC0415  # whoever has no loop does not load asyncio
+        from agent.cutoff import Cutoff  # noqa: PLC0415  # whoever has no loop does not load asyncio
 
-        return Limit(self.remaining(), None, phase)
+        return Cutoff(self.remaining(), None, phase)
 
     def backstop(self, phase: str, layers: int = 1) -> AbstractAsyncContextManager[None]:
         """Cancel the body a little after the deadline: one that keeps it by itself says more.
@@ -106,6 +106,6 @@ class Deadline(msgspec.Struct, frozen=True):
         Raises:
             AgentError: DEADLINE_EXCEEDED.
         """
-        from agent.limit import Limit  # noqa: PLC0415  # whoever has no loop does not load asyncio
+        from agent.cutoff import Cutoff  # noqa: PLC0415  # whoever has no loop does not load asyncio
 
-        return Limit(self.remaining(), self.grace(layers), phase)
+        return Cutoff(self.remaining(), self.grace(layers), phase)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Limit:
+class Cutoff:
     """A class and not a generator: every request passes two or three of them."""
 
     __slots__ = ("_grace", "_left", "_passed", "_phase", "_timer")
