@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rootfs import debian, elf, files, layout, stdlib, wheels
+from rootfs import debian, elf, files, layout, readahead, stdlib, wheels
 from rootfs.errors import BuildError
 from rootfs.tools import run
 from rootfs.wheels import ROOT
@@ -93,6 +93,7 @@ def build(options: Options) -> Contents:
         options.say("compiling to bytecode")
         compiler = Path(__file__).with_name("compile_tree.py")
         run([interpreter, "-IS", "-X", "no_debug_ranges", compiler, into / layout.MODULES])
+        readahead.write(into)
         files.settle(into)
         options.say("checking that every library is there")
         faults = elf.unresolved(into, into / layout.LIBRARIES)

@@ -59,6 +59,9 @@ def _standard_files() -> None:
 
 
 def _alone(program: str, arguments: Sequence[str]) -> int:
+    from agent import readahead  # noqa: PLC0415
+
+    readahead.begin()
     from agent.cli.alone import run  # noqa: PLC0415  # everything a daemon needs
 
     return run(program, arguments)

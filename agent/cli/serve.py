@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from agent import readahead
 from agent.cli.sources import ALL_ROLES, add_config_options, add_initdata_options, bind_initdata, load_config
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Serve in the foreground until a signal."""
+    readahead.begin()
     roles = frozenset(arguments.role or ALL_ROLES)
     config = load_config(arguments, roles)
     from agent.cli.run import run_daemon  # noqa: PLC0415  # after the configuration proved good

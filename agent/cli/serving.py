@@ -6,6 +6,7 @@ import asyncio
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from agent import readahead
 from agent.cli.hosting import Host
 from agent.cli.signals import STOP_SIGNALS
 from agent.daemon import Daemon
@@ -46,6 +47,7 @@ def serve(
         AgentError: the configuration cannot be served.
     """
     daemon = Daemon(config, roles, init_data=init_data, listeners=listeners)
+    readahead.finish()
     launchers = None if for_launchers is None else Launchers(Host(daemon, roles).plan, for_launchers)
     asyncio.run(_serve(daemon, roles, notifier, launchers))
 

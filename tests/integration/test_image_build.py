@@ -15,6 +15,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from agent import readahead
 from agent.cli.main import COMMANDS
 from rootfs import elf, extension, image, layout, tools
 from rootfs.bundle import CACHE
@@ -174,6 +175,18 @@ async def test_there_is_bytecode_only_and_no_trace_of_the_build(guest: Child) ->
         await ran(guest, "find", kata.ROOT, "(", "-not", "-uid", "0", "-o", "-perm", "/022", ")")
     ).decode()
     assert owners == ""
+
+
+async def test_what_a_daemon_loads_is_read_ahead_in_its_order(guest: Child) -> None:
+    listed = (await ran(guest, "cat", f"{kata.ROOT}/{layout.HOME}/{readahead.LIST}")).decode().split()
+    assert len(set(listed)) == len(listed)
+    # Fails for a name that is not there.
+    await ran(guest, "stat", "--format=%s", *(f"{kata.ROOT}/{layout.HOME}/{name}" for name in listed))
+    modules = layout.MODULES.removeprefix(f"{layout.HOME}/")
+    order = ("agent/cli/run", "aiohttp/client", "agent/daemon/gateway")
+    places = [listed.index(f"{modules}/{name}.pyc") for name in order]
+    assert places == sorted(places)
+    assert {"lib/libcrypto.so.3", f"{modules}/agent/tee/collector.pyc"} <= set(listed)
 
 
 async def test_every_module_is_there(guest: Child) -> None:

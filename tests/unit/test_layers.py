@@ -26,6 +26,7 @@ HEIGHT = {
     "protos": 10,
     "hardening": 5,
     "handover": 5,
+    "readahead": 5,
     "flight": 5,
     "files": 5,
     "roles": 4,

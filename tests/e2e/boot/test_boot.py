@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from agent import readahead
 from agent.devkit.demo import LAYER_KEY, RESOURCE, SIGNING_KEY, open_layer
 from agent.tee.evidence.snp import parse_report
+from rootfs import layout
 from tests.e2e.boot import figures
 from tests.e2e.boot.booted import AGENT, Booted, show
 from tests.e2e.boot.world import HOST, REST
@@ -59,6 +61,13 @@ def test_the_unit_is_up_and_its_watchdog_fed(booted: Booted) -> None:
     assert (unit["Type"], unit["FragmentPath"]) == ("notify", f"/lib/systemd/system/{AGENT}")
     assert int(unit["WatchdogTimestampMonotonic"]) > int(unit["ExecMainStartTimestampMonotonic"])
     assert unit["WatchdogUSec"] not in {"", "0", "infinity"}
+
+
+def test_what_helped_it_to_start_is_gone(booted: Booted) -> None:
+    """The process that read its modules ahead, and the one that collected evidence."""
+    pid = show(booted.machine, AGENT)["MainPID"]
+    assert booted.shell("cat", f"/proc/{pid}/task/{pid}/children").data == b""
+    assert booted.shell("test", "-s", f"/{layout.HOME}/{readahead.LIST}").detail == "0"
 
 
 def test_nothing_failed(booted: Booted) -> None:

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent import readahead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The home of a bundle; on a machine with two processors at least."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python3"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    yield tmp_path
+    readahead.finish()
+
+
+def told(bundle: Path, *names: str) -> None:
+    (bundle / readahead.LIST).write_text("".join(f"{name}\n" for name in names))
+
+
+def pipe(bundle: Path, name: str) -> Path:
+    """A file that whoever opens it waits at, until it is opened for writing."""
+    os.mkfifo(bundle / name)
+    return bundle / name
+
+
+def is_waited_at(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return False
+    return True
+
+
+def until(what: Path) -> None:
+    for _ in range(1000):
+        if is_waited_at(what):
+            return
+        time.sleep(0.005)
+    pytest.fail(f"nobody opened {what.name}")
+
+
+def assert_no_child() -> None:
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_is_listed_is_opened_and_what_is_missing_is_passed_over(bundle: Path) -> None:
+    told(bundle, "gone", "lib/there", "second")
+    (bundle / "lib").mkdir()
+    first, second = pipe(bundle, "lib/there"), pipe(bundle, "second")
+    readahead.begin()
+    until(first)
+    until(second)
+
+
+def test_a_reader_that_hangs_is_gone_when_it_is_of_no_use(bundle: Path) -> None:
+    told(bundle, "never")
+    pipe(bundle, "never")
+    readahead.begin()
+    readahead.finish()
+    assert_no_child()
+    readahead.finish()
+
+
+def test_the_readers_exit_is_nobodys_business(bundle: Path) -> None:
+    told(bundle, "file")
+    (bundle / "file").write_bytes(b"content")
+    readahead.begin()
+    time.sleep(0.1)
+    readahead.finish()
+    assert_no_child()
+
+
+def test_the_reader_holds_no_socket_of_the_daemons(bundle: Path) -> None:
+    told(bundle, "never")
+    waiting = pipe(bundle, "never")
+    reading, writing = os.pipe()
+    try:
+        readahead.begin()
+        os.close(writing)
+        assert os.read(reading, 1) == b""  # the end of the pipe: no other process has it open
+        until(waiting)
+    finally:
+        os.close(reading)
+
+
+def test_links_are_not_followed(bundle: Path) -> None:
+    told(bundle, "link", "second")
+    target, second = pipe(bundle, "target"), pipe(bundle, "second")
+    (bundle / "link").symlink_to(target)
+    readahead.begin()
+    until(second)
+    assert not is_waited_at(target)
+
+
+def test_a_machine_with_one_processor_reads_when_it_has_to(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(bundle, "file")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    readahead.begin()
+    assert_no_child()
+
+
+@pytest.mark.parametrize("there", ["nothing", "no list", "an empty list"])
+def test_without_a_list_nothing_is_started(bundle: Path, there: str) -> None:
+    if there == "nothing":
+        bundle.rmdir()
+    elif there == "an empty list":
+        told(bundle)
+    readahead.begin()
+    assert_no_child()
+
+
+def test_a_process_that_cannot_be_had_is_done_without(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told(bundle, "file")
+
+    def refuse() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", refuse)
+    readahead.begin()
+    assert_no_child()
