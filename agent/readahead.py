@@ -63,8 +63,9 @@ def _fork(folder: int, names: list[bytes]) -> None:
         _readers.append(pid)
         return
     try:
-        # T-CTRL-11: sockets that systemd passed are the parent's alone.
+        # T-CTRL-11: sockets that systemd passed are the parent's alone, and so is the end of its output.
         os.dup2(folder, 3)
+        os.closerange(0, 3)
         os.closerange(4, 1024)
         for name in names:
             try:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from agent import readahead
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+PYTHON = sys.executable
 
 
 @pytest.fixture
@@ -95,6 +99,23 @@ def test_the_reader_holds_no_socket_of_the_daemons(bundle: Path) -> None:
         until(waiting)
     finally:
         os.close(reading)
+
+
+def test_the_end_of_the_daemons_output_is_not_held_up(bundle: Path) -> None:
+    told(bundle, "never")
+    waiting = pipe(bundle, "never")
+    program = (
+        "import os, sys\nfrom agent import readahead\n"
+        "sys.executable = sys.argv[1]\nos.sched_getaffinity = lambda _: {0, 1}\nreadahead.begin()\n"
+    )
+    # Ends when both of its outputs are at their end, and not before.
+    subprocess.run(
+        [PYTHON, "-c", program, str(bundle / "bin" / "python3")],
+        check=True,
+        capture_output=True,
+        timeout=20,
+    )
+    until(waiting)
 
 
 def test_links_are_not_followed(bundle: Path) -> None:
