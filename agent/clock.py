@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from agent.errors import AgentError, ErrorCode
+
 if TYPE_CHECKING:
+    import asyncio
     from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
 
 GRACE_SHARE: Final = 0.01
 """Share of a deadline that each outer limit leaves to the one inside it, which knows the reason."""
@@ -89,9 +93,7 @@ class Deadline(msgspec.Struct, frozen=True):
         Raises:
             AgentError: DEADLINE_EXCEEDED.
         """
-        from agent.cutoff import Cutoff  # noqa: PLC0415  # whoever has no loop does not load asyncio
-
-        return Cutoff(self.remaining(), None, phase)
+        return _Limit(self.remaining(), None, phase)
 
     def backstop(self, phase: str, layers: int = 1) -> AbstractAsyncContextManager[None]:
         """Cancel the body a little after the deadline: one that keeps it by itself says more.
@@ -106,6 +108,45 @@ class Deadline(msgspec.Struct, frozen=True):
         Raises:
             AgentError: DEADLINE_EXCEEDED.
         """
-        from agent.cutoff import Cutoff  # noqa: PLC0415  # whoever has no loop does not load asyncio
+        return _Limit(self.remaining(), self.grace(layers), phase)
 
-        return Cutoff(self.remaining(), self.grace(layers), phase)
+
+class _Limit:
+    """A class and not a generator: every request passes two or three of them."""
+
+    __slots__ = ("_grace", "_left", "_passed", "_phase", "_timer")
+
+    def __init__(self, left: float, grace: float | None, phase: str) -> None:
+        self._left = left
+        self._grace = grace
+        self._phase = phase
+        self._passed: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Timeout | None = None
+
+    async def __aenter__(self) -> None:
+        if math.isinf(self._left):
+            return
+        import asyncio  # noqa: PLC0415  # the process that collects evidence has deadlines, and no loop
+
+        self._timer = asyncio.timeout(self._left if self._grace is None else None)
+        await self._timer.__aenter__()
+        if self._grace is not None:
+            loop = asyncio.get_running_loop()
+            self._passed = loop.call_later(self._left, self._wait_on, loop)
+
+    def _wait_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None and self._grace is not None:
+            self._timer.reschedule(loop.time() + self._grace)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is None:
+            return
+        if self._passed is not None:
+            self._passed.cancel()
+        try:
+            await self._timer.__aexit__(kind, error, trace)
+        except TimeoutError:
+            # Only the timer's own end comes from there; the body's TimeoutError is ``error`` and passes by.
+            raise AgentError(ErrorCode.DEADLINE_EXCEEDED, f"time ran out while {self._phase}") from None

@@ -26,16 +26,14 @@ def begin() -> None:
     home = os.path.dirname(os.path.dirname(sys.executable))  # noqa: PTH120  # pathlib is one of the modules
     try:
         folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            names = _names(folder)
+            if names:
+                _fork(folder, names)
+        finally:
+            os.close(folder)
     except OSError:
-        return
-    try:
-        names = _names(folder)
-        if names:
-            _fork(folder, names)
-    except OSError:
-        return  # not even a process to spare: slower, and nothing else
-    finally:
-        os.close(folder)
+        return  # no list, or no process to spare: slower, and nothing else
 
 
 def finish() -> None:
@@ -47,10 +45,7 @@ def finish() -> None:
 
 
 def _names(folder: int) -> list[bytes]:
-    try:
-        file = os.open(LIST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:
-        return []
+    file = os.open(LIST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         return os.read(file, _LIST_MAX).split()
     finally:

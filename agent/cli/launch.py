@@ -40,10 +40,13 @@ def api_server_rest() -> int:
 def launch(program: str, arguments: Sequence[str]) -> int:
     """Hand the role to the daemon, or run it alone; the exit status."""
     _standard_files()
-    if program != handover.ATTESTER and not _ABOUT_ITSELF.intersection(arguments):
-        status = _hand_over(program, arguments)
+    if not _ABOUT_ITSELF.intersection(arguments):
+        status = None if program == handover.ATTESTER else _hand_over(program, arguments)
         if status is not None:
             return status
+        from agent import readahead  # noqa: PLC0415
+
+        readahead.begin()
     return _alone(program, arguments)
 
 
@@ -59,9 +62,6 @@ def _standard_files() -> None:
 
 
 def _alone(program: str, arguments: Sequence[str]) -> int:
-    from agent import readahead  # noqa: PLC0415
-
-    readahead.begin()
     from agent.cli.alone import run  # noqa: PLC0415  # everything a daemon needs
 
     return run(program, arguments)

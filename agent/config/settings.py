@@ -13,7 +13,7 @@ from agent.config.model import Config, KbsServer, Origin, Source
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_D = TypeVar("_D", bound=msgspec.Struct)
+_S = TypeVar("_S", bound=msgspec.Struct)
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class Settings(msgspec.Struct):
         return replace(config, origins=MappingProxyType(origins))
 
 
-def _put(target: _D, parts: list[str], value: object) -> _D:
+def _put(target: _S, parts: list[str], value: object) -> _S:
     """A copy of a nested structure with one field changed."""
     head, *rest = parts
     inner = _put(getattr(target, head), rest, value) if rest else value

@@ -31,7 +31,6 @@ HEIGHT = {
     "files": 5,
     "roles": 4,
     "clock": 3,
-    "cutoff": 2,
     "secret": 2,
     "errors": 1,
     "": 0,  # the package itself: its version

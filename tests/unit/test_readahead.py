@@ -48,12 +48,13 @@ def is_waited_at(path: Path) -> bool:
     return True
 
 
-def until(what: Path) -> None:
+def is_opened(what: Path) -> bool:
+    """Within 5 s."""
     for _ in range(1000):
         if is_waited_at(what):
-            return
+            return True
         time.sleep(0.005)
-    pytest.fail(f"nobody opened {what.name}")
+    return False
 
 
 def assert_no_child() -> None:
@@ -66,8 +67,8 @@ def test_what_is_listed_is_opened_and_what_is_missing_is_passed_over(bundle: Pat
     (bundle / "lib").mkdir()
     first, second = pipe(bundle, "lib/there"), pipe(bundle, "second")
     readahead.begin()
-    until(first)
-    until(second)
+    assert is_opened(first)
+    assert is_opened(second)
 
 
 def test_a_reader_that_hangs_is_gone_when_it_is_of_no_use(bundle: Path) -> None:
@@ -83,7 +84,7 @@ def test_the_readers_exit_is_nobodys_business(bundle: Path) -> None:
     told(bundle, "file")
     (bundle / "file").write_bytes(b"content")
     readahead.begin()
-    time.sleep(0.1)
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
     readahead.finish()
     assert_no_child()
 
@@ -96,7 +97,7 @@ def test_the_reader_holds_no_socket_of_the_daemons(bundle: Path) -> None:
         readahead.begin()
         os.close(writing)
         assert os.read(reading, 1) == b""  # the end of the pipe: no other process has it open
-        until(waiting)
+        assert is_opened(waiting)
     finally:
         os.close(reading)
 
@@ -115,7 +116,7 @@ def test_the_end_of_the_daemons_output_is_not_held_up(bundle: Path) -> None:
         capture_output=True,
         timeout=20,
     )
-    until(waiting)
+    assert is_opened(waiting)
 
 
 def test_links_are_not_followed(bundle: Path) -> None:
@@ -123,7 +124,7 @@ def test_links_are_not_followed(bundle: Path) -> None:
     target, second = pipe(bundle, "target"), pipe(bundle, "second")
     (bundle / "link").symlink_to(target)
     readahead.begin()
-    until(second)
+    assert is_opened(second)
     assert not is_waited_at(target)
 
 
@@ -155,3 +156,31 @@ def test_a_process_that_cannot_be_had_is_done_without(bundle: Path, monkeypatch:
     monkeypatch.setattr(os, "fork", refuse)
     readahead.begin()
     assert_no_child()
+
+
+@pytest.mark.parametrize(
+    ("start", "readers"),
+    [
+        ("from agent.cli.main import main; main(['serve', '--aa-config', '/nowhere'])", 1),
+        ("from agent.cli.launch import launch; launch('attestation-agent', ['-c', '/nowhere'])", 1),
+        ("from agent.cli.launch import launch; launch('attestation-agent', ['--version'])", 0),
+        ("from agent.cli.main import main; main(['explain', 'NO_TEE'])", 0),
+    ],
+    ids=["serve", "launcher", "launcher about itself", "another command"],
+)
+def test_programs_that_serve_read_ahead(bundle: Path, start: str, readers: int) -> None:
+    told(bundle, "file")
+    (bundle / "file").write_bytes(b"content")
+    program = (
+        "import atexit, os, sys\nfrom agent import readahead\n"
+        "sys.executable = sys.argv.pop()\nos.sched_getaffinity = lambda _: {0, 1}\n"
+        f"atexit.register(lambda: print('readers', len(readahead._readers)))\n{start}\n"
+    )
+    done = subprocess.run(
+        [PYTHON, "-c", program, str(bundle / "bin" / "python3")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.stdout.splitlines()[-1] == f"readers {readers}"
