@@ -7,6 +7,13 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
+# --- what callers make this process hold ------------------------------------------------------------
+BUDGET: Final = 40 * MIB
+"""Unfinished requests and unread answers of all connections together: two of the largest answers."""
+
+BUDGET_RESERVE: Final = 8 * MIB
+"""Part of it for kata-agent's sockets, health and metrics: two of the largest ttrpc messages."""
+
 # --- what callers send -----------------------------------------------------------------------------
 TTRPC_MAX_BODY: Final = 4 * MIB
 """Largest ttrpc body, both directions: fixed by the protocol's other implementations."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.config import limits
 from agent.errors import AgentError
+from agent.http.budget import Budget
 from agent.kbs.client import KbsClient
 from agent.kbs.skew import ClockSkew
 from agent.observe.audit import Audit
@@ -106,6 +108,7 @@ class Shared:
         self.health = Health()
         self.skew = ClockSkew(clock)
         self.metrics.watch_clock(self.skew.offset)
+        self.budget = Budget(limits.BUDGET, limits.BUDGET_RESERVE)
         self.stops = Stops()
         self._audit = Audit(ResourceNames(observe.log_resource_names))
         self._clients: dict[Kbs, KbsClient] = {}
