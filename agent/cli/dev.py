@@ -59,8 +59,12 @@ def run(arguments: Namespace) -> int:
     """Run both until interrupted."""
     try:
         import agent.devkit.playground  # noqa: F401, PLC0415  # left out of the guest image
-    except ModuleNotFoundError:
-        raise AgentError(ErrorCode.SAMPLE_REFUSED, "the development kit is not part of this image") from None
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("agent."):
+            detail = "the development kit is not part of this image"
+            raise AgentError(ErrorCode.SAMPLE_REFUSED, detail) from None
+        print(f"coco-agent dev needs {missing.name}. Run: pip install '.[devkit]'", file=sys.stderr)
+        return text.EXIT_FAILED
     resources = dict(_resource(item) for item in arguments.resource or ["default/key/1=hello"])
     from agent.devkit.guests import MissingToolError  # noqa: PLC0415
 

@@ -290,8 +290,6 @@ class Logs:
         logging.getLogger().setLevel(max(level, logging.WARNING))
         for name in _foreign_loggers():
             logging.getLogger(name).setLevel(max(level, logging.WARNING))
-        # T-LOG-9: access lines hold paths, which are resource names.
-        logging.getLogger("aiohttp.access").setLevel(OFF)
         # The audit log is not a matter of taste: it stays on at every level, "off" included.
         logging.getLogger(AUDIT).setLevel(logging.INFO)
 
@@ -319,15 +317,7 @@ class Logs:
 
 
 def _foreign_loggers() -> Iterable[str]:
-    return (
-        "asyncio",
-        "aiohttp",
-        "aiohttp.client",
-        "aiohttp.internal",
-        "aiohttp.server",
-        "aiohttp.web",
-        "concurrent",
-    )
+    return ("asyncio", "concurrent")
 
 
 def _on_crash(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import agent.devkit.web  # noqa: F401  # it silences aiohttp's access log
 from agent.config.model import Observe
 from agent.errors import AgentError, ErrorCode
 from agent.observe.audit import Audit
