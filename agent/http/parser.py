@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from httptools import HttpRequestParser, HttpResponseParser
 from httptools.parser.errors import HttpParserError, HttpParserUpgrade
 
-from agent.http.messages import FramingError, RequestHead, ResponseHead, TooLargeError
+from agent.http.messages import FramingError, RequestHead, ResponseHead, TooLargeError, keeps, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,6 +134,10 @@ class _Reader(ABC):
 
     def clear(self) -> None:
         """Forget a complete message, so that the next one may come."""
+        if (
+            self._left is None
+        ):  # llhttp reads a Connection among the trailers too, and would take nothing more
+            self._parser = self._new_parser()
         self._raw = bytearray()
         self._found.clear()
         self._framing = self.received = self.held = 0
@@ -193,9 +197,13 @@ class _Reader(ABC):
             self._left -= len(piece)
             self._feed_parser(piece)
             return len(piece)
-        seam = (self._tail + data[at : at + len(_END) - 1]).find(_END)
-        end = at + seam - len(self._tail) if seam >= 0 else data.find(_END, at)
-        piece = data[at:] if end < 0 else data[at : end + len(_END)]
+        start = self._tail + data[at : at + len(_END) - 1]
+        end = start.find(_END)
+        size = end + len(_END) - len(self._tail)
+        if end < 0:
+            end = data.find(_END, at)
+            size = end + len(_END) - at if end >= 0 else len(data) - at
+        piece = data[at : at + size]
         self._tail = (self._tail + piece[-len(_END) + 1 :])[-len(_END) + 1 :] if end < 0 else b""
         around = len(piece) - self._feed_parser(piece)
         self._framing += around
@@ -298,8 +306,8 @@ class RequestReader(_Reader):
             version=self._version,
             headers=headers,
             length=length,
-            keep=method != "CONNECT" and _keeps(self._version, headers),
-            expects=self._version == (1, 1) and "100-continue" in _tokens(headers, "expect"),
+            keep=method != "CONNECT" and keeps(self._version, headers),
+            expects=self._version == (1, 1) and "100-continue" in tokens(headers, "expect"),
         )
 
 
@@ -366,7 +374,7 @@ class ResponseReader(_Reader):
             super().clear()
             self._parser = self._new_parser()  # llhttp would take nothing more behind a Connection: close
             return
-        keep = _keeps(self._version, headers)
+        keep = keeps(self._version, headers)
         if self._tunnel and self._status < 300:
             self.complete = True
         elif self.complete:
@@ -382,15 +390,3 @@ class ResponseReader(_Reader):
             length=length,
             keep=keep and not self._open_ended,
         )
-
-
-def _tokens(headers: Mapping[str, Sequence[str]], name: str) -> set[str]:
-    return {token.strip(_OWS).lower() for value in headers.get(name, ()) for token in value.split(",")}
-
-
-def _keeps(version: tuple[int, int], headers: Mapping[str, Sequence[str]]) -> bool:
-    """RFC 9112 9.3."""
-    if "connection" not in headers:
-        return version == (1, 1)
-    options = _tokens(headers, "connection")
-    return "close" not in options and (version == (1, 1) or "keep-alive" in options)
