@@ -31,21 +31,19 @@ class Seen:
     end: Literal["open", "refused", "closed"]
 
 
-Excused: TypeAlias = "Callable[[Message, Message | None], bool]"
-"""Whether another verdict on a message, behind another one, is meant. What follows it is not compared."""
+Excused: TypeAlias = "Callable[[Message], bool]"
+"""Whether another verdict on a message is meant. What follows it is not compared."""
 
 
 def complaint(ours: Outcome, theirs: Seen, excused: Excused) -> str | None:
     """Where ours is less strict or another message; None where it is the same or stricter."""
-    before = None
     for at, message in enumerate(ours.messages):
-        if excused(message, before) or (at == len(theirs.messages) and theirs.end == "closed"):
+        if excused(message) or (at == len(theirs.messages) and theirs.end == "closed"):
             return None
         if at == len(theirs.messages):
             return f"{message.start!r} is a message; for them the connection is {theirs.end}"
         if theirs.messages[at] != (message.start, message.body):
             return f"{message.start!r} with {message.body!r} is {theirs.messages[at]!r} for them"
-        before = message
     more = theirs.messages[len(ours.messages) :]
     if more and ours.end in {"idle", "unfinished"}:
         return f"{more[0]!r} is a message for them only"

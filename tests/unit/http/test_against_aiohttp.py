@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     ]
 
 
-def _nothing(message: Message, before: Message | None) -> bool:
+def _nothing(message: Message) -> bool:
     return False
 
 
