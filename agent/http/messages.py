@@ -76,3 +76,16 @@ class ResponseHead(Head, frozen=True, kw_only=True):
     """
 
     status: int
+
+
+def tokens(headers: Mapping[str, Sequence[str]], name: str) -> set[str]:
+    """A comma-separated list's members over all its lines, in lower case."""
+    return {token.strip(" \t").lower() for value in headers.get(name, ()) for token in value.split(",")}
+
+
+def keeps(version: tuple[int, int], headers: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the connection goes on after a message (RFC 9112 9.3)."""
+    if "connection" not in headers:
+        return version == (1, 1)
+    options = tokens(headers, "connection")
+    return "close" not in options and (version == (1, 1) or "keep-alive" in options)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from httptools import HttpRequestParser, HttpResponseParser
 from httptools.parser.errors import HttpParserError, HttpParserUpgrade
 
-from agent.http.messages import FramingError, RequestHead, ResponseHead, TooLargeError
+from agent.http.messages import FramingError, RequestHead, ResponseHead, TooLargeError, keeps, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,9 +34,51 @@ _OWS: Final = " \t"
 _LENGTH: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 _METHOD: Final = re.compile(rb"[A-Z-]{1,20}(?: |\Z)")
 _REQUEST_LINE: Final = re.compile(rb"([A-Z-]{1,20}) ([!-~]+) HTTP/1\.([01])\r\n")
-_UPGRADE: Final = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:[\t -~\x80-\xff]*(?=\r\n)")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?\r\n")
+_OFFER: Final = re.compile(rb"\r\n(?:upgrade|proxy-connection):[\t -~\x80-\xff]*(?=\r\n)", re.IGNORECASE)
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t -~\x80-\xff]*)?\r\n")
 _STATUS_START: Final = b"HTTP/1."
+
+
+class _Found:
+    """What llhttp reports of one message.
+
+    A parser keeps the object that it reports to. Were that the reader, the two would hold each other, and the
+    bytes of a closed connection would stay until the next collection of cycles.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lines = 0
+        self.fields: dict[str, list[str]] = {}
+        self.body = bytearray()
+        self.headed = False
+        self.ended = False
+
+    def clear(self) -> None:
+        """Begin with the next message."""
+        self._lines = 0
+        self.fields = {}
+        self.body.clear()
+        self.headed = self.ended = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header line; trailers are dropped."""
+        if self.headed:
+            return
+        self._lines += 1
+        # T-HTTP-2: each line becomes objects, so lines are counted besides their bytes.
+        if self._lines > self._most:
+            raise TooLargeError("the head has too many lines")
+        text = value.decode("utf-8", "surrogateescape").strip(_OWS)
+        self.fields.setdefault(name.decode("ascii").lower(), []).append(text)
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body. One buffer: each piece as an object would weigh more than what it holds."""
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        """The message's last byte was parsed."""
+        self.ended = True
 
 
 class _Reader(ABC):
@@ -45,52 +87,29 @@ class _Reader(ABC):
     Attributes:
         complete: the whole message has come.
         received: bytes of the body so far, taken or not.
-        held: bytes that are kept for the message: its head as it came, and its body unless it was taken.
+        held: bytes that are kept for the message: its head as it came, its body unless it was taken, and what
+            surrounds chunks, since llhttp keeps unfinished trailers.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._raw = bytearray()
-        self._fields: dict[str, list[str]] = {}
-        self._lines = 0
-        self._body: list[bytes] = []
+        self._found = _Found(bounds.fields)
         self._left: int | None = 0
         self._open_ended = False
         self._framing = 0
         self._tail = b""
-        self._in_body = False
+        self._version = (1, 1)
         self.complete = False
         self.received = 0
         self.held = 0
         self._parser = self._new_parser()
 
-    # --- called by httptools ----------------------------------------------------------------------
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header line; trailers are dropped."""
-        if self._in_body:
-            return
-        self._lines += 1
-        # T-HTTP-2: each line becomes objects, so lines are counted besides their bytes.
-        if self._lines > self._bounds.fields:
-            raise TooLargeError("the head has too many lines")
-        text = value.decode("utf-8", "surrogateescape").strip(_OWS)
-        self._fields.setdefault(name.decode("ascii").lower(), []).append(text)
-
-    def on_body(self, data: bytes) -> None:
-        """A piece of the body."""
-        self._body.append(data)
-        self.received += len(data)
-        self.held += len(data)
-
-    def on_message_complete(self) -> None:
-        """The message's last byte was parsed."""
-        self.complete = True
-
     # --- called by the connection -----------------------------------------------------------------
     @property
     def started(self) -> bool:
         """Whether anything of a message has come."""
-        return self._in_body or bool(self._raw)
+        return self._found.headed or bool(self._raw)
 
     def feed(self, data: bytes) -> int:
         """Take bytes, up to the end of the message at most.
@@ -103,24 +122,27 @@ class _Reader(ABC):
         """
         at = 0
         while at < len(data) and not self.complete:
-            at += self._feed_body(data, at) if self._in_body else self._feed_head(data, at)
+            at += self._feed_body(data, at) if self._found.headed else self._feed_head(data, at)
         return at
 
     def take(self) -> bytes:
         """The body's bytes since the last call."""
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
+        body = bytes(self._found.body)
+        self._found.body.clear()
         self.held -= len(body)
         return body
 
     def clear(self) -> None:
         """Forget a complete message, so that the next one may come."""
+        if (
+            self._left is None
+        ):  # llhttp reads a Connection among the trailers too, and would take nothing more
+            self._parser = self._new_parser()
         self._raw = bytearray()
-        self._fields = {}
-        self._body.clear()
-        self._lines = self._framing = self.received = self.held = 0
+        self._found.clear()
+        self._framing = self.received = self.held = 0
         self._left, self._tail = 0, b""
-        self._in_body = self.complete = False
+        self._open_ended = self.complete = False
 
     def _feed_head(self, data: bytes, at: int) -> int:
         raw, before = self._raw, len(self._raw)
@@ -134,33 +156,36 @@ class _Reader(ABC):
         if extra:
             del raw[-extra:]
         self.held = len(raw)
-        self._check(raw, whole=end >= 0)
+        self._check(raw)
         if end >= 0:
             self._begin_body(bytes(raw))
         return len(piece) - extra
 
-    def _check(self, raw: bytearray, *, whole: bool) -> None:
+    def _check(self, raw: bytearray) -> None:
         """Refuse early what can become no head, so that who sent it hears so at once."""
         line = raw.find(b"\n")
         if (line if line >= 0 else len(raw)) > self._bounds.start:
             raise TooLargeError("the start line is too long")
-        if not whole and len(raw) > self._bounds.head:
+        if len(raw) > self._bounds.head:
             raise TooLargeError("the head is too long")
         # T-HTTP-4: a line feed alone ends a line for some readers and not for others.
         if raw.count(b"\n") != raw.count(_CRLF):
             raise FramingError("a line ends without CR")
-        if not self._may_begin(raw):
+        if raw and raw != b"\r" and not self._may_begin(raw):
             raise FramingError("this is not HTTP")
 
     def _begin_body(self, raw: bytes) -> None:
         self._read_line(raw)
-        # An offer to change the protocol may be ignored (RFC 9110 7.8). llhttp would stop ahead of the body.
-        self._feed_parser(_UPGRADE.sub(b"", raw))
-        self._in_body = True
-        chunked, length = self._framed(self._fields)
+        # An offer to change the protocol may be ignored (RFC 9110 7.8). llhttp would stop ahead of the body;
+        # and with a Proxy-Connection, which says nothing (RFC 9112 C.2.2), ahead of the next message.
+        self._feed_parser(_OFFER.sub(b"", raw))
+        self._found.headed = True
+        chunked, length = self._framed(self._found.fields)
+        if chunked and self._version == (1, 0):  # RFC 9112 6.1
+            raise FramingError("HTTP/1.0 knows no chunks")
         self._left = None if chunked or length is None else length
         self._open_ended = length is None and not chunked
-        self._accept(self._fields, length)
+        self._accept(self._found.fields, length)
 
     def _feed_body(self, data: bytes, at: int) -> int:
         if self._open_ended:
@@ -172,28 +197,39 @@ class _Reader(ABC):
             self._left -= len(piece)
             self._feed_parser(piece)
             return len(piece)
-        joined = self._tail + data[at:]
-        end = joined.find(_END)
-        size = len(data) - at if end < 0 else end + len(_END) - len(self._tail)
+        start = self._tail + data[at : at + len(_END) - 1]
+        end = start.find(_END)
+        size = end + len(_END) - len(self._tail)
+        if end < 0:
+            end = data.find(_END, at)
+            size = end + len(_END) - at if end >= 0 else len(data) - at
         piece = data[at : at + size]
-        self._tail = joined[-len(_END) + 1 :] if end < 0 else b""
-        before = self.received
-        self._feed_parser(piece)
-        self._framing += len(piece) - (self.received - before)
+        self._tail = (self._tail + piece[-len(_END) + 1 :])[-len(_END) + 1 :] if end < 0 else b""
+        around = len(piece) - self._feed_parser(piece)
+        self._framing += around
+        self.held += around
         # T-HTTP-5: chunks of one byte with long extensions cost more than the body that is bounded.
         if self._framing > self._bounds.framing:
             raise TooLargeError("the chunks are too small for what surrounds them")
         return len(piece)
 
-    def _feed_parser(self, data: bytes) -> None:
+    def _feed_parser(self, data: bytes) -> int:
+        """Bytes of the body that were in it."""
+        found = self._found
+        before = len(found.body)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            return  # CONNECT: for llhttp its head is all there is
+            pass  # CONNECT: for llhttp its head is all there is
         except HttpParserError as error:
             if isinstance(error.__context__, FramingError):
                 raise error.__context__ from None
             raise FramingError("this is not HTTP as it should be") from None
+        more = len(found.body) - before
+        self.received += more
+        self.held += more
+        self.complete = found.ended
+        return more
 
     def _framed(self, headers: Mapping[str, Sequence[str]]) -> tuple[bool, int | None]:
         coding, length = headers.get("transfer-encoding"), headers.get("content-length")
@@ -238,7 +274,7 @@ class RequestReader(_Reader):
 
     def __init__(self, bounds: Bounds) -> None:
         super().__init__(bounds)
-        self._line: tuple[str, str, tuple[int, int]] = ("", "", (1, 1))
+        self._line = ("", "")
         self.head: RequestHead | None = None
 
     def clear(self) -> None:
@@ -247,32 +283,31 @@ class RequestReader(_Reader):
         self.head = None
 
     def _new_parser(self) -> HttpParser:
-        return HttpRequestParser(self)
+        return HttpRequestParser(self._found)
 
     def _may_begin(self, raw: bytearray) -> bool:
-        return not raw.strip(b"\r") or _METHOD.match(raw) is not None
+        return _METHOD.match(raw) is not None
 
     def _read_line(self, raw: bytes) -> None:
         line = _REQUEST_LINE.match(raw)
         if line is None:  # llhttp also knows RTSP, ICE and HTTP/0.9
             raise FramingError("the request line is not HTTP/1.1")
-        self._line = (line[1].decode("ascii"), line[2].decode("ascii"), (1, int(line[3])))
+        self._line = (line[1].decode("ascii"), line[2].decode("ascii"))
+        self._version = (1, int(line[3]))
 
     def _unannounced(self) -> int:
         return 0
 
     def _accept(self, headers: Mapping[str, Sequence[str]], length: int | None) -> None:
-        method, target, version = self._line
-        if length is None and version == (1, 0):
-            raise FramingError("HTTP/1.0 knows no chunks")
+        method, target = self._line
         self.head = RequestHead(
             method=method,
             target=target,
-            version=version,
+            version=self._version,
             headers=headers,
             length=length,
-            keep=method != "CONNECT" and _keeps(version, headers),
-            expects=version == (1, 1) and "100-continue" in _tokens(headers, "expect"),
+            keep=method != "CONNECT" and keeps(self._version, headers),
+            expects=self._version == (1, 1) and "100-continue" in tokens(headers, "expect"),
         )
 
 
@@ -292,13 +327,8 @@ class ResponseReader(_Reader):
         super().__init__(bounds)
         self._tunnel = tunnel
         self._interim = 0
-        self._version = (1, 1)
         self._status = 0
         self.head: ResponseHead | None = None
-
-    def on_message_complete(self) -> None:
-        """The message's last byte was parsed; behind an interim answer comes another."""
-        self.complete = self._status >= 200
 
     def clear(self) -> None:
         """Forget a complete message, so that the next one may come."""
@@ -317,10 +347,10 @@ class ResponseReader(_Reader):
         self.complete = True
 
     def _new_parser(self) -> HttpParser:
-        return HttpResponseParser(self)
+        return HttpResponseParser(self._found)
 
     def _may_begin(self, raw: bytearray) -> bool:
-        return not raw.strip(b"\r") or raw.startswith(_STATUS_START) or _STATUS_START.startswith(raw)
+        return raw.startswith(_STATUS_START) or _STATUS_START.startswith(raw)
 
     def _read_line(self, raw: bytes) -> None:
         line = _STATUS_LINE.match(raw)
@@ -339,11 +369,18 @@ class ResponseReader(_Reader):
             # T-HTTP-6: interim answers could go on for ever.
             if self._interim > self._bounds.interim:
                 raise TooLargeError("too many interim answers")
+            if length != 0:
+                raise FramingError("an interim answer announces a body")
             super().clear()
+            self._parser = self._new_parser()  # llhttp would take nothing more behind a Connection: close
             return
+        keep = keeps(self._version, headers)
         if self._tunnel and self._status < 300:
             self.complete = True
-        if self.complete:  # no body, whatever was announced: 204, 304, or a tunnel
+        elif self.complete:
+            # T-HTTP-3: what a 204 or 304 announces may come all the same, and answers no other request.
+            keep = keep and length == 0
+        if self.complete:
             length = self._left = 0
             self._open_ended = False
         self.head = ResponseHead(
@@ -351,17 +388,5 @@ class ResponseReader(_Reader):
             version=self._version,
             headers=headers,
             length=length,
-            keep=not self._open_ended and _keeps(self._version, headers),
+            keep=keep and not self._open_ended,
         )
-
-
-def _tokens(headers: Mapping[str, Sequence[str]], name: str) -> set[str]:
-    return {token.strip(_OWS).lower() for value in headers.get(name, ()) for token in value.split(",")}
-
-
-def _keeps(version: tuple[int, int], headers: Mapping[str, Sequence[str]]) -> bool:
-    """RFC 9112 9.3."""
-    if "connection" not in headers:
-        return version == (1, 1)
-    options = _tokens(headers, "connection")
-    return "close" not in options and (version == (1, 1) or "keep-alive" in options)
