@@ -1,14 +1,14 @@
 """How a launcher hands its role to the daemon that runs already: the wire format, and nothing heavy.
 
 A launcher that hands over must cost next to nothing, so this module and ``agent/cli/launch.py`` import no
-more than ``os`` and ``socket``; not even ``typing``. One connection per launcher, to a ``SOCK_SEQPACKET``
-socket with mode 0600. A message is a list of byte strings, separated by NUL, which neither arguments nor
-variables can hold:
+more than ``errno``, ``os`` and ``socket``; not even ``typing``. One connection per launcher, to a
+``SOCK_SEQPACKET`` socket with mode 0600. A message is a list of byte strings, separated by NUL, which neither
+arguments nor variables can hold:
 
 =============================  ==========================================================
 ``open``, see :class:`Wanted`   launcher: open this role with my arguments
-``bind``, host, port, backlog   daemon: make the listening socket, in your own network namespace
-``bound``                       launcher: here it is (``SCM_RIGHTS``)
+``bind``, host, port, backlog   daemon: make the listening sockets, in your own network namespace
+``bound``                       launcher: here they are (``SCM_RIGHTS``), one or two: :func:`listen_tcp`
 ``opening``                     daemon: it is mine from here on; wait, however long it takes
 ``done``                        daemon: the role is open for as long as you keep the connection
 ``alone``, reason               daemon: not with me; run your role yourself
@@ -19,6 +19,7 @@ variables can hold:
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -42,6 +43,15 @@ MESSAGE_MAX = 64 * 1024
 WAIT = 5.0
 """Seconds a launcher waits for each answer. kata-agent gives it 6 until its socket must be there. A daemon
 that is still loading answers late, and a launcher that gave up early would have to load all of it as well."""
+
+LOCALHOST = ("127.0.0.1", "::1")
+"""What ``localhost`` means; which one a program asks first is its own affair."""
+
+FREE_PORT_TRIES = 16
+"""Ports that are free at one address of ``localhost`` are mostly free at the other."""
+
+_NO_SUCH_ADDRESS = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+"""IPv6 is not in the kernel, or switched off on this interface."""
 
 ENVIRONMENT = (
     "AA_KBC_PARAMS",
@@ -127,26 +137,87 @@ def network_namespace() -> str:
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def listen_tcp(host: str, port: int, backlog: int) -> socket.socket:
-    """Bind and listen; ``::`` serves IPv4 as well.
+def listen_tcp(host: str, port: int, backlog: int, tries: int = FREE_PORT_TRIES) -> list[socket.socket]:
+    """Bind and listen; at an address that ``localhost`` means, on the other one too where there is one.
 
     Args:
-        host: a literal IP address.
-        port: 0 takes a free one.
-        backlog: connections that the kernel holds.
+        host: a literal IP address; ``::`` serves IPv4 as well.
+        port: 0 takes one that is free.
+        backlog: connections that the kernel holds, for each socket.
+        tries: how many free ports to look at.
+
+    Returns:
+        The socket that was asked for, and perhaps its twin at the same port (:func:`unheld`).
 
     Raises:
-        OSError: the address cannot be bound.
+        OSError: an address cannot be bound; ``filename`` is ``address:port``.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    asked = _listen(host, port, backlog)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind((host, port))
-        listener.listen(backlog)
-    except OSError:
-        listener.close()
-        raise
+        return [asked, *listen_twins([asked], backlog)]
+    except OSError as error:
+        asked.close()
+        if port or tries == 1 or error.errno != errno.EADDRINUSE:
+            raise
+    return listen_tcp(host, port, backlog, tries - 1)
+
+
+def listen_twins(listeners: Sequence[socket.socket], backlog: int) -> list[socket.socket]:
+    """Bind and listen where ``localhost`` also leads, see :func:`unheld`.
+
+    Raises:
+        OSError: as :func:`listen_tcp`; an address that this guest does not have is no error.
+    """
+    made: list[socket.socket] = []
+    # T-REST-33: else anybody in the pod answers in our name to who asks the other address of localhost.
+    for host, port in unheld(listeners):
+        try:
+            made.append(_listen(host, port, backlog))
+        except OSError as error:
+            if error.errno not in _NO_SUCH_ADDRESS:
+                for listener in made:
+                    listener.close()
+                raise
+    return made
+
+
+def unheld(listeners: Sequence[socket.socket]) -> list[tuple[str, int]]:
+    """Addresses and ports that ``localhost`` means as well, and that none of these sockets has."""
+    held: dict[int, set[str]] = {}
+    for listener in listeners:
+        host, port = listener.getsockname()[:2]
+        held.setdefault(port, set()).update(_loopback(host, listener))
+    return [(host, port) for port, hosts in held.items() if hosts for host in LOCALHOST if host not in hosts]
+
+
+def refusal(error: OSError) -> str:
+    """What to tell about an address that cannot be bound."""
+    taken = "; 'ss -ltnp' shows the program that has it" if error.errno == errno.EADDRINUSE else ""
+    return f"the REST address cannot be bound: {error.filename}: {error.strerror}{taken}"
+
+
+def _loopback(host: str, listener: socket.socket) -> tuple[str, ...]:
+    """Which addresses of ``localhost`` nobody else can bind while this socket listens."""
+    if host == "::":
+        only = listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        return LOCALHOST[1:] if only else LOCALHOST
+    own = LOCALHOST[0] if host == "0.0.0.0" else host  # noqa: S104
+    return (own,) if own in LOCALHOST else ()
+
+
+def _listen(host: str, port: int, backlog: int) -> socket.socket:
+    family, shown = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind((host, port))
+            listener.listen(backlog)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{shown}:{port}") from None
     return listener

@@ -15,6 +15,7 @@ from agent.serve.rest.address import parse_bind
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from agent.daemon import Daemon
 
@@ -57,9 +58,9 @@ class Host:
         except AgentError as error:
             raise _refused(error) from None
 
-        async def opened(listener: socket.socket | None) -> None:
+        async def opened(listeners: Sequence[socket.socket]) -> None:
             try:
-                await self._daemon.open(role, config, listener)
+                await self._daemon.open(role, config, listeners)
             except AgentError as error:
                 raise _refused(error) from None
 

@@ -106,16 +106,18 @@ def _receive(daemon: socket.socket) -> list[bytes]:
 
 
 def _bind(daemon: socket.socket, answer: list[bytes]) -> list[bytes]:
-    """Make the gateway's listening socket here, where the pod's network is, and pass it."""
+    """Make the gateway's listening sockets here, where the pod's network is, and pass them."""
     host, port, backlog = (os.fsdecode(field) for field in answer[1:4])
     try:
-        listener = handover.listen_tcp(host, int(port), int(backlog))
+        listeners = handover.listen_tcp(host, int(port), int(backlog))
     except OSError as error:
-        text = f"error: CONFIG_INVALID: the REST address cannot be bound: {error.strerror}\n"
-        return [b"fail", b"1", text.encode()]
-    with listener:
-        rights = array.array("i", [listener.fileno()])
+        return [b"fail", b"1", f"error: CONFIG_INVALID: {handover.refusal(error)}\n".encode()]
+    try:
+        rights = array.array("i", [listener.fileno() for listener in listeners])
         daemon.sendmsg([b"bound"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    finally:
+        for listener in listeners:
+            listener.close()
     return _receive(daemon)
 
 

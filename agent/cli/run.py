@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from agent import handover
@@ -22,7 +23,7 @@ from agent.serve.activation import take_listeners
 from agent.serve.sockets import SCHEME, BoundSocket, listen_unix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent.config.model import Config
 
@@ -71,21 +72,22 @@ def run_daemon(
     except signals.Stopped:
         log.info("stopped before it served")
     finally:
-        for listener in (launchers, *listeners.values()):
+        for listener in chain([launchers], *listeners.values()):
             if isinstance(listener, BoundSocket):
                 listener.unlink()
     return 0
 
 
-def _inherited(roles: frozenset[Role]) -> dict[Role, socket.socket]:
+def _inherited(roles: frozenset[Role]) -> dict[Role, Sequence[socket.socket]]:
     """Sockets that systemd opened; one whose role is not served is closed, so that nobody waits at it."""
-    inherited: dict[Role, socket.socket] = {}
-    for name, listener in take_listeners(os.environ, os.getpid()).items():
+    inherited: dict[Role, Sequence[socket.socket]] = {}
+    for name, listeners in take_listeners(os.environ, os.getpid()).items():
         role = PROGRAMS[name]
         if role in roles:
-            inherited[role] = listener
-        else:
-            log.warning("a socket was passed for a role that is not served", extra={"role": role.value})
+            inherited[role] = listeners
+            continue
+        log.warning("a socket was passed for a role that is not served", extra={"role": role.value})
+        for listener in listeners:
             listener.close()
     return inherited
 
@@ -108,8 +110,12 @@ def _listen_for_launchers(config: Config, roles: frozenset[Role]) -> BoundSocket
         return None
 
 
-def _listen(config: Config, roles: frozenset[Role], listeners: dict[Role, socket.socket]) -> None:
+def _listen(config: Config, roles: frozenset[Role], listeners: dict[Role, Sequence[socket.socket]]) -> None:
     addresses = {Role.ATTESTER: config.attester.socket, Role.HUB: config.hub.socket}
     for role, address in addresses.items():
         if role in roles and role not in listeners:
-            listeners[role] = listen_unix(address)
+            listeners[role] = (listen_unix(address),)
+    if Role.GATEWAY in listeners:  # as far as systemd opened any; otherwise the role does
+        from agent.serve.rest.address import with_twins  # noqa: PLC0415  # few have systemd open it
+
+        listeners[Role.GATEWAY] = with_twins(listeners[Role.GATEWAY])

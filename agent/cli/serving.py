@@ -16,7 +16,7 @@ from agent.serve.launchers import Launchers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from agent.config.model import Config
     from agent.observe.sd_notify import Notifier
@@ -30,7 +30,7 @@ def serve(
     *,
     init_data: str | None,
     notifier: Notifier,
-    listeners: Mapping[Role, socket.socket],
+    listeners: Mapping[Role, Sequence[socket.socket]],
     for_launchers: BoundSocket | None,
 ) -> None:
     """Serve until a signal.

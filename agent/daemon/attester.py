@@ -20,6 +20,7 @@ from agent.tee.platform import detect
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from agent.config.model import Attester
     from agent.daemon.shared import Shared
@@ -83,14 +84,14 @@ class AttesterPart:
         """What the broker judges this guest by; empty while nothing is known."""
         return "" if self.session is None else self.session.identity
 
-    async def open(self, listener: socket.socket | None = None) -> None:
+    async def open(self, listeners: Sequence[socket.socket] = ()) -> None:
         """Serve.
 
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
         services = aa_services(self.front)
-        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, listener)
+        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, *listeners)
         self._watch()
         self._report()
         self._probe_registers()

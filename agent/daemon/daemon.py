@@ -19,7 +19,7 @@ from agent.serve.heartbeat import Addresses
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from agent.clock import Clock
     from agent.config.model import Config
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Part(Protocol):
-    async def open(self, listener: socket.socket | None = None) -> None: ...
+    async def open(self, listeners: Sequence[socket.socket] = ()) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -49,7 +49,7 @@ class Daemon:
         clock: Clock | None = None,
         init_data: str | None = None,
         evidence: EvidenceSource | None = None,
-        listeners: Mapping[Role, socket.socket] = MappingProxyType({}),
+        listeners: Mapping[Role, Sequence[socket.socket]] = MappingProxyType({}),
     ) -> None:
         """Build the parts; nothing is opened yet.
 
@@ -101,13 +101,13 @@ class Daemon:
         try:
             for role, part in parts.items():
                 if part is not None:
-                    await part.open(self._listeners.pop(role, None))
+                    await part.open(self._listeners.pop(role, ()))
         except BaseException:
             await self.stop()
             raise
         self._shared.health.started()
 
-    async def open(self, role: Role, config: Config, listener: socket.socket | None = None) -> None:
+    async def open(self, role: Role, config: Config, listeners: Sequence[socket.socket] = ()) -> None:
         """Open the hub or the gateway with a configuration of its own, in place of the one that is open.
 
         It uses the roles of this process that are served where its configuration looks for them.
@@ -115,7 +115,7 @@ class Daemon:
         Args:
             role: not the attester, which init-data is bound to before the process serves anything.
             config: of this role.
-            listener: see the parts.
+            listeners: see the parts.
 
         Raises:
             AgentError: CONFIG_INVALID; then the role is not open.
@@ -127,14 +127,14 @@ class Daemon:
                 attester = None
             hub = self._build_hub(config, attester)
             await self.close(role)
-            await _opened(hub, listener)
+            await _opened(hub, listeners)
             self.hub = hub
             self._connect(self.gateway)
         elif role is Role.GATEWAY:
             gateway = self._build_gateway(config)
             self._connect(gateway)
             await self.close(role)
-            await _opened(gateway, listener)
+            await _opened(gateway, listeners)
             self.gateway = gateway
         else:
             raise AgentError(ErrorCode.CONFIG_INVALID, "the attester role is not opened later")
@@ -171,7 +171,8 @@ class Daemon:
     @property
     def rest_url(self) -> str:
         """Base URL of the REST API, with the port that was really bound; empty without a gateway."""
-        return "" if self.gateway is None else self.gateway.rest_url
+        urls = () if self.gateway is None else self.gateway.rest_urls
+        return urls[0] if urls else ""
 
     @property
     def grpc_address(self) -> str:
@@ -181,13 +182,13 @@ class Daemon:
     def addresses(self) -> Addresses:
         """Where the open roles can be asked, by this process itself."""
         served = [part.place.address for part in (self.attester, self.hub) if part is not None]
-        here = self.gateway is not None and self.gateway.here
-        return Addresses(rest=self.rest_url if here else "", ttrpc=tuple(served))
+        rest = self.gateway.rest_urls if self.gateway is not None and self.gateway.here else ()
+        return Addresses(rest=rest, ttrpc=tuple(served))
 
 
-async def _opened(part: _Part, listener: socket.socket | None) -> None:
+async def _opened(part: _Part, listeners: Sequence[socket.socket]) -> None:
     try:
-        await part.open(listener)
+        await part.open(listeners)
     except BaseException:
         await part.close()
         raise

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.daemon.shared import Stops, log
+from agent.handover import unheld
 from agent.serve.heartbeat import reachable
 from agent.serve.rest.address import bind_tcp
 from agent.serve.rest.app import build_app
@@ -14,6 +15,7 @@ from agent.serve.ttrpc.remote import RemoteAttester, RemoteHub
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from agent.config.model import Config
     from agent.daemon.attester import AttesterPart
@@ -39,9 +41,10 @@ class GatewayPart:
         self._stops.add(self._hub.close)
         self._stops.add(self._attester.close)
         self.front = shared.front(hub=self._hub, attester=self._attester)
-        self.rest_url = ""
+        self.rest_urls: tuple[str, ...] = ()
+        """The address of the configuration first."""
         self.here = False
-        """Whether this process can ask at that URL itself."""
+        """Whether this process can ask at those URLs itself."""
 
     def connect(self, hub: HubPart | None, attester: AttesterPart | None) -> None:
         """Ask these roles of the process from now on; for None, the one behind the configured address."""
@@ -49,11 +52,11 @@ class GatewayPart:
         self.front.kept = None if hub is None else hub.role.kept
         self.front.attester = self._attester if attester is None else attester.role
 
-    async def open(self, listener: socket.socket | None = None) -> None:
+    async def open(self, listeners: Sequence[socket.socket] = ()) -> None:
         """Serve.
 
         Args:
-            listener: a listening TCP socket to serve instead of binding one; it may be in another network
+            listeners: listening TCP sockets to serve instead of binding them; they may be in another network
                 namespace.
 
         Raises:
@@ -66,14 +69,20 @@ class GatewayPart:
             health=self._shared.health,
             version=__version__,
         )
-        bound = listener or bind_tcp(self.settings.bind)
-        host, port = bound.getsockname()[:2]
-        self.rest_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self.here = reachable(bound)
-        runner = await serve(app, bound)
-        self._stops.add(runner.cleanup)
-        log.info("listening", extra={"address": self.rest_url})
+        bound = listeners or bind_tcp(self.settings.bind)
+        self.rest_urls = tuple(_url(*listener.getsockname()[:2]) for listener in bound)
+        self.here = reachable(bound[0])
+        for listener, url in zip(bound, self.rest_urls, strict=True):
+            runner = await serve(app, listener)
+            self._stops.add(runner.cleanup)
+            log.info("listening", extra={"address": url})
+        for address in unheld(bound):
+            log.info("not listening: localhost has no such address here", extra={"address": _url(*address)})
 
     async def close(self) -> None:
         """Stop serving; requests under way get a moment."""
         await self._stops.run()
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

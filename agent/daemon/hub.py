@@ -14,6 +14,7 @@ from agent.serve.ttrpc.services import cdh_services
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from agent.config import model
     from agent.daemon.attester import AttesterPart
@@ -77,14 +78,14 @@ class HubPart:
         # Through the front: audited, measured and logged like any other caller.
         return (await self.front.get_resource(self.front.call("file", "credentials"), uri)).secret
 
-    async def open(self, listener: socket.socket | None = None) -> None:
+    async def open(self, listeners: Sequence[socket.socket] = ()) -> None:
         """Serve, and begin to fetch credentials.
 
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
         services = cdh_services(self.front)
-        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, listener)
+        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, *listeners)
         await self._serve_control()
         await self._serve_grpc()
         self._shared.on_change = self.role.invalidate

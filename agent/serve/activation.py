@@ -1,6 +1,7 @@
 """Listening sockets that systemd opened before it started us (sd_listen_fds(3)).
 
-The socket units name each one (``FileDescriptorName=``) after the program of the field that serves it.
+The socket units name each one (``FileDescriptorName=``) after the program of the field that serves it. REST
+may have two, since ``localhost`` is two addresses; the others have one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from agent.errors import AgentError, ErrorCode
 from agent.serve.sockets import is_listening
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Mapping, MutableMapping, Sequence
 
 FIRST: Final = 3
 """The first descriptor; the protocol fixes it."""
@@ -26,13 +27,14 @@ _FAMILIES: Final = {
     handover.HUB: _UNIX,
     handover.GATEWAY: frozenset({socket.AF_INET, socket.AF_INET6}),
 }
+_MOST: Final = sum(map(len, _FAMILIES.values()))
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _COUNT: Final = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 
 def take_listeners(
     environ: MutableMapping[str, str], pid: int, *, first: int = FIRST
-) -> Mapping[str, socket.socket]:
+) -> Mapping[str, Sequence[socket.socket]]:
     """The sockets that were passed to this process, by name; empty when none were.
 
     They listen, block nobody and are not inherited by children. Whoever gets them closes them, but must not
@@ -52,23 +54,24 @@ def take_listeners(
         return MappingProxyType({})
     # T-PROC-4: a number decides how many descriptors are taken over, so it is checked first.
     number = int(count) if _COUNT.fullmatch(count) else -1
-    if not 0 <= number <= len(_FAMILIES):
-        raise _refused(f"LISTEN_FDS has to be a number up to {len(_FAMILIES)}, one socket for each role")
+    if not 0 <= number <= _MOST:
+        raise _refused(f"LISTEN_FDS has to be a number up to {_MOST}: a socket for each role, two for REST")
     return _adopt(range(first, first + number), names.split(":") if names else [])
 
 
-def _adopt(descriptors: range, names: list[str]) -> Mapping[str, socket.socket]:
-    taken: dict[str, socket.socket] = {}
+def _adopt(descriptors: range, names: list[str]) -> Mapping[str, Sequence[socket.socket]]:
+    taken: dict[str, list[socket.socket]] = {}
     passed: list[socket.socket] = []
     try:
         passed.extend(_wrap(number) for number in descriptors)
         if len(names) != len(passed):
             raise _refused(f"{len(passed)} sockets and {len(names)} names: each needs FileDescriptorName=")
         for name, sock in zip(names, passed, strict=True):
-            if name in taken:
-                raise _refused(f"two sockets are named {name}")
             _check(name, sock)
-            taken[name] = sock
+            others = taken.setdefault(name, [])
+            if any(other.family == sock.family for other in others):
+                raise _refused(f"two sockets of {sock.family.name} are named {name}")
+            others.append(sock)
     except AgentError:
         for sock in passed:
             sock.close()

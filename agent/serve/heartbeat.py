@@ -42,12 +42,12 @@ class Addresses(msgspec.Struct, frozen=True):
     """Where this process can be asked at the moment.
 
     Attributes:
-        rest: base URL of the REST API, ``http://IP:port``; empty while it is not served, and when its socket
-            is in another network namespace (:func:`reachable`).
+        rest: base URLs of the REST API, ``http://IP:port``; empty while it is not served, and when its
+            sockets are in another network namespace (:func:`reachable`).
         ttrpc: addresses of the ttrpc sockets, ``unix://…``.
     """
 
-    rest: str = ""
+    rest: tuple[str, ...] = ()
     ttrpc: tuple[str, ...] = ()
 
 
@@ -79,7 +79,7 @@ class Heartbeat:
     async def beat(self, seconds: float) -> bool:
         """One round: whether all sockets answered within so many seconds, and the manager was told."""
         asked = self._addresses()
-        rounds = [_limited(_ask_rest, asked.rest, seconds)] if asked.rest else []
+        rounds = [_limited(_ask_rest, url, seconds) for url in asked.rest]
         rounds += [_limited(_ask_ttrpc, address, seconds) for address in asked.ttrpc]
         answers = await asyncio.gather(*rounds)
         return all(answers) and self._notifier.alive()

@@ -7,7 +7,9 @@ import errno
 import logging
 import os
 import socket
+import stat
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,7 +20,7 @@ from agent.serve.sockets import TCP, is_listening
 from agent.serve.ttrpc.server import peer_text, peer_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from agent.serve.sockets import BoundSocket
 
@@ -58,7 +60,7 @@ class Plan(msgspec.Struct, frozen=True):
     role: str
     where: str
     bind: tuple[str, int] | None
-    open: Callable[[socket.socket | None], Awaitable[None]]
+    open: Callable[[Sequence[socket.socket]], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
 
 
@@ -151,23 +153,23 @@ class Launchers:
         before = self._holders.get(plan.role)
         if before is not None and before.where != plan.where:
             raise AloneError("the role is open elsewhere")
-        listener = None if plan.bind is None else await _listener_of(connection, *plan.bind)
+        listeners = [] if plan.bind is None else await _listeners_of(connection, *plan.bind)
         try:
             # T-CTRL-9: fails for a launcher that waited in vain; its role runs alone by now, at that place.
             await asyncio.get_running_loop().sock_sendall(connection, b"opening")
-            await self._replace(before, plan, listener)
+            await self._replace(before, plan, listeners)
         except BaseException:
-            if listener is not None:
+            for listener in listeners:
                 listener.close()
             raise
         self._holders[plan.role] = _Holder(connection, plan.where)
         await _say(connection, b"done")
         return plan
 
-    async def _replace(self, before: _Holder | None, plan: Plan, listener: socket.socket | None) -> None:
+    async def _replace(self, before: _Holder | None, plan: Plan, listeners: Sequence[socket.socket]) -> None:
         self._holders.pop(plan.role, None)
         try:
-            await plan.open(listener)
+            await plan.open(listeners)
         finally:
             if before is not None:
                 # Its program may go: the role is its successor's, or nobody's.
@@ -182,20 +184,37 @@ async def _wanted(connection: socket.socket) -> handover.Wanted:
     return handover.Wanted.decode(handover.decode(message))
 
 
-async def _listener_of(connection: socket.socket, host: str, port: int) -> socket.socket:
-    """The listening socket a launcher makes where it is."""
+async def _listeners_of(connection: socket.socket, host: str, port: int) -> list[socket.socket]:
+    """The listening sockets a launcher makes where it is: one, or two for ``localhost``."""
     await _say(connection, b"bind", host, str(port), str(limits.REST_BACKLOG))
     message, passed = await _receive(connection)
-    if message != b"bound" or len(passed) != 1:
+    one_or_two = len(passed) in {1, len(handover.LOCALHOST)}
+    if message != b"bound" or not one_or_two or not all(map(_is_socket, passed)):
         _close(passed)
-        raise ValueError("no listening socket")
-    listener = socket.socket(fileno=passed[0])
+        raise ValueError("no listening sockets")
+    listeners = [socket.socket(fileno=number) for number in passed]
+    if not _asked_for(listeners, host, port):
+        for listener in listeners:
+            listener.close()
+        raise ValueError("not the listening sockets that were asked for")
+    for listener in listeners:
+        listener.setblocking(False)  # noqa: FBT003
+    return listeners
+
+
+def _is_socket(descriptor: int) -> bool:
+    return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+
+
+def _asked_for(listeners: Sequence[socket.socket], host: str, port: int) -> bool:
+    """Whether they are at the address that was asked for and, perhaps, at the other one of ``localhost``."""
     # T-CTRL-7: what is served must be what was asked for, whatever came over the socket.
-    if listener.family not in TCP or not is_listening(listener):
-        listener.close()
-        raise ValueError("not a listening TCP socket")
-    listener.setblocking(False)  # noqa: FBT003
-    return listener
+    if not all(listener.family in TCP and is_listening(listener) for listener in listeners):
+        return False
+    (first_host, first_port), *others = [listener.getsockname()[:2] for listener in listeners]
+    # T-CTRL-20: nor may one of two sockets be somewhere else, where others would reach the REST API.
+    at = ip_address(first_host) == ip_address(host) and port in {0, first_port}
+    return at and others in ([], handover.unheld(listeners[:1]))
 
 
 async def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:

@@ -44,7 +44,7 @@ async def http(
     if body:
         lines["Content-Length"] = str(len(body))
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     try:
         writer.write(f"{method} /{path} HTTP/1.1\r\n{head}\r\n".encode() + body)
         raw = await reader.read()

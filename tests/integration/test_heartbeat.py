@@ -33,7 +33,7 @@ def manager() -> Iterator[socket.socket]:
 
 def heartbeat(manager: socket.socket, place: Playground) -> Heartbeat:
     notifier = Notifier(manager.getsockname().decode().replace("\0", "@", 1), 30)
-    addresses = Addresses(place.rest, (place.attester_socket, place.hub_socket))
+    addresses = Addresses((place.rest,), (place.attester_socket, place.hub_socket))
     return Heartbeat(notifier, lambda: addresses)
 
 

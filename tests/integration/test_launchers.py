@@ -18,7 +18,7 @@ from agent.serve.launchers import AloneError, Launchers, Plan, RefusedError
 from agent.serve.sockets import listen_unix
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 pytestmark = pytest.mark.integration
 
@@ -28,7 +28,8 @@ class Roles:
 
     def __init__(self) -> None:
         self.events: list[str] = []
-        self.listener: socket.socket | None = None
+        self.listeners: Sequence[socket.socket] = ()
+        self.bind = ("127.0.0.1", 0)
         self.refuse: Exception | None = None
         self.where = "here"
         self.launchers: Launchers | None = None
@@ -36,13 +37,13 @@ class Roles:
     def plan(self, wanted: handover.Wanted) -> Plan:
         if self.refuse is not None:
             raise self.refuse
-        bind = ("127.0.0.1", 0) if wanted.program == "api-server-rest" else None
+        bind = self.bind if wanted.program == "api-server-rest" else None
         name = f"{wanted.program} {' '.join(wanted.arguments)}"
         return Plan(wanted.program, self.where, bind, partial(self._open, name), partial(self._close, name))
 
-    async def _open(self, name: str, listener: socket.socket | None) -> None:
+    async def _open(self, name: str, listeners: Sequence[socket.socket]) -> None:
         self.events.append(f"open {name}")
-        self.listener = listener
+        self.listeners = listeners
 
     async def _close(self, name: str) -> None:
         self.events.append(f"close {name}")
@@ -99,15 +100,25 @@ async def test_a_role_is_open_for_as_long_as_its_launcher_is_there(roles: Roles)
     assert not Path(handover.PATH).exists()
 
 
-async def test_the_gateways_socket_is_made_by_its_launcher(roles: Roles) -> None:
+async def test_the_gateways_sockets_are_made_by_its_launcher(roles: Roles) -> None:
     with connected(handover.PATH) as client:
         answer = await asked(client, wish("api-server-rest"))
         assert answer[:3] == [b"bind", b"127.0.0.1", b"0"]
         assert await asyncio.to_thread(launch._bind, client, answer) == [b"opening"]
         assert await heard(client) == [b"done"]
-        assert roles.listener is not None
-        with socket.create_connection(roles.listener.getsockname()):
-            roles.listener.close()
+        assert [listener.getsockname()[0] for listener in roles.listeners] == ["127.0.0.1", "::1"]
+        for listener in roles.listeners:
+            with listener, socket.create_connection(listener.getsockname()[:2]):
+                assert not listener.getblocking()
+
+
+async def test_one_socket_is_enough_where_there_is_no_ipv6(roles: Roles) -> None:
+    with connected(handover.PATH) as client, socket.create_server(("127.0.0.1", 0)) as only:
+        assert (await asked(client, wish("api-server-rest")))[0] == b"bind"
+        passed(client, only.fileno())
+        assert [await heard(client), await heard(client)] == [[b"opening"], [b"done"]]
+        assert [one.getsockname() for one in roles.listeners] == [only.getsockname()]
+        roles.listeners[0].close()
 
 
 async def test_a_second_launcher_of_a_role_takes_over(roles: Roles) -> None:
@@ -192,8 +203,60 @@ def too_many(client: socket.socket) -> None:
         passed(client, *[other.fileno()] * 30)
 
 
+def a_file_and_a_socket(client: socket.socket) -> None:
+    with Path("/dev/null").open() as file, socket.create_server(("127.0.0.1", 0)) as other:
+        passed(client, other.fileno(), file.fileno())
+
+
+def one_elsewhere(client: socket.socket) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        passed(client, other.fileno())
+
+
+def a_twin_elsewhere(client: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        with socket.create_server(("127.0.0.2", port)) as other:
+            passed(client, first.fileno(), other.fileno())
+
+
+def a_twin_at_another_port(client: socket.socket) -> None:
+    family = socket.AF_INET6
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("::1", 0), family=family) as other,
+    ):
+        passed(client, first.fileno(), other.fileno())
+
+
+def twice_the_same(client: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        passed(client, other.fileno(), other.fileno())
+
+
+async def test_another_port_than_the_one_asked_for_is_not_served(roles: Roles) -> None:
+    roles.bind = ("127.0.0.1", 1)
+    with connected(handover.PATH) as client, socket.create_server(("127.0.0.1", 0)) as other:
+        assert (await asked(client, wish("api-server-rest")))[0] == b"bind"
+        passed(client, other.fileno())
+        assert await heard(client) == []
+    assert roles.events == []
+
+
 @pytest.mark.parametrize(
-    "answer", [no_socket, a_file, one_that_does_not_listen, one_that_is_not_tcp, too_many]
+    "answer",
+    [
+        no_socket,
+        a_file,
+        a_file_and_a_socket,
+        one_that_does_not_listen,
+        one_that_is_not_tcp,
+        one_elsewhere,
+        a_twin_elsewhere,
+        a_twin_at_another_port,
+        twice_the_same,
+        too_many,
+    ],
 )
 async def test_only_a_listening_tcp_socket_is_served(
     answer: Callable[[socket.socket], None], roles: Roles

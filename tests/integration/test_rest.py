@@ -36,12 +36,13 @@ async def serving(
     settings: Gateway | None = None, bind: str = "127.0.0.1:0"
 ) -> AsyncIterator[tuple[Gate, int]]:
     gate = Gate(settings)
-    listener = bind_tcp(bind)
-    running = await serve(gate.app, listener)
+    listeners = bind_tcp(bind)
+    running = [await serve(gate.app, listener) for listener in listeners]
     try:
-        yield gate, listener.getsockname()[1]
+        yield gate, listeners[0].getsockname()[1]
     finally:
-        await running.cleanup()
+        for one in running:
+            await one.cleanup()
 
 
 async def exchange(port: int, raw: bytes, host: str = "127.0.0.1") -> bytes:
@@ -101,6 +102,9 @@ async def test_a_large_resource_arrives_whole(monkeypatch: pytest.MonkeyPatch) -
         (b"/cdh/resource/./a//b/", "kbs:///./a//b/"),
         (b"/cdh/resource/a;b=c/%zz/d?x=%00", "kbs:///a;b=c/%zz/d"),
         (b"/cdh/resource/a/b/c%", "kbs:///a/b/c%"),
+        (b"http://127.0.0.1:8006/cdh/resource/a%2Fb/%2e%2e/../%00", "kbs:///a%2Fb/%2e%2e/../%00"),
+        (b"HTTP://LocalHost./cdh/resource/a/b/c?d=http://evil.com", "kbs:///a/b/c"),
+        (b"http://[::1]:8006/cdh/resource/a;b=c/%zz//d/", "kbs:///a;b=c/%zz//d/"),
     ],
 )
 async def test_the_path_is_never_decoded_nor_normalised(target: bytes, uri: str) -> None:
@@ -113,8 +117,15 @@ async def test_the_path_is_never_decoded_nor_normalised(target: bytes, uri: str)
     ("raw", "code"),
     [
         (get(b"//cdh/resource/a/b/c"), 404),
-        (get(b"http://127.0.0.1:8006/cdh/resource/a/b/c"), 400),
-        (get(b"http://evil.com/cdh/resource/a/b/c"), 400),
+        (get(b"http://127.0.0.1:8006/nothing/else"), 404),
+        (get(b"http://evil.com/cdh/resource/a/b/c"), 403),
+        (get(b"http://evil@127.0.0.1/cdh/resource/a/b/c"), 403),
+        (get(b"http://127.0.0.1:8006@evil.com/cdh/resource/a/b/c"), 403),
+        (get(b"https://127.0.0.1:8006/cdh/resource/a/b/c"), 400),
+        (get(b"http://127.0.0.1/cdh/resource/a/b/c#d"), 400),
+        (b"GET http://127.0.0.1/info HTTP/1.1\r\nHost: evil.com\r\n\r\n", 403),
+        (b"GET http://127.0.0.1/info HTTP/1.1\r\n\r\n", 400),
+        (b"GET http://127.0.0.1/info HTTP/1.0\r\n\r\n", 400),
         (get(b"*", method=b"OPTIONS"), 400),
         (get(b"127.0.0.1:22", method=b"CONNECT"), 400),
         (get(b"/cdh/resource/a/b/c#d"), 400),
@@ -127,13 +138,15 @@ async def test_the_path_is_never_decoded_nor_normalised(target: bytes, uri: str)
         (b"GET /info HTTP/1.1\r\n\r\n", 400),
         (b"GET /info HTTP/1.1\r\nHost: evil.com\r\nConnection: close\r\n\r\n", 403),
         (b"GET /info HTTP/1.1\r\n" + HOST + HOST + b"\r\n", 400),
-        (b"GET /info HTTP/1.0\r\n\r\n", 200),
+        (b"GET /info HTTP/1.0\r\n\r\n", 400),
+        (b"GET /info HTTP/1.0\r\n" + HOST + b"\r\n", 200),
         (b"GET /info HTTP/1.0\r\nHost: evil.com\r\n\r\n", 403),
         (b"GET /info\r\n\r\n", 400),
         (b"GET /info HTTP/2.0\r\n" + HOST + b"\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64 + b"\r\n\r\n", 400),
         (get(b"/info", b"X-Forwarded-For: 127.0.0.1"), 403),
+        (get(b"/info", b"CF-Connecting-IP: 127.0.0.1"), 403),
         (get(b"/info", b"Origin: https://evil.com"), 403),
         (get(b"/info", b"X: a\x00b"), 400),
         (get(b"/info", b"X : y"), 400),
@@ -260,10 +273,10 @@ async def test_a_client_that_goes_away_cancels_its_request() -> None:
 async def test_stopping_lets_a_request_finish() -> None:
     gate = Gate()
     gate.roles.hold = asyncio.Event()
-    listener = bind_tcp("127.0.0.1:0")
+    [listener] = bind_tcp("127.0.0.2:0")
     port = listener.getsockname()[1]
     running = await serve(gate.app, listener)
-    asked = asyncio.create_task(exchange(port, get(RESOURCE, close=False)))
+    asked = asyncio.create_task(exchange(port, get(RESOURCE, close=False), "127.0.0.2"))
     await gate.roles.entered.wait()
     stopping = asyncio.create_task(running.cleanup())
     await asyncio.sleep(0)
@@ -271,7 +284,7 @@ async def test_stopping_lets_a_request_finish() -> None:
     assert body(await asked) == KEY
     await stopping
     with pytest.raises(OSError, match=r"refused|Connect call failed"):
-        await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.open_connection("127.0.0.2", port)
 
 
 async def test_stopping_ends_within_its_grace(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,8 +395,9 @@ def test_addresses_that_are_not_a_local_literal_are_configuration_errors(address
 
 
 def test_a_taken_address_is_a_configuration_error() -> None:
-    with bind_tcp("127.0.0.1:0") as first, pytest.raises(AgentError) as raised:
-        bind_tcp(f"127.0.0.1:{first.getsockname()[1]}")
+    [first] = bind_tcp("127.0.0.2:0")
+    with first, pytest.raises(AgentError) as raised:
+        bind_tcp(f"127.0.0.2:{first.getsockname()[1]}")
     assert raised.value.code is ErrorCode.CONFIG_INVALID
 
 
@@ -415,5 +429,10 @@ async def test_curl_as_workloads_use_it(tmp_path: Path) -> None:
         assert (await curl("-f", f"{base}/cdh/resource/default/key/1"))[0] == 22
         _, problem = await curl("-H", "Accept: application/json", f"{base}/cdh/resource/default/key/1")
         assert json.loads(problem)["code"] == "RESOURCE_DENIED"
-        _, text = await curl("-x", base, "http://evil.com/cdh/resource/default/key/1")
-        assert text != KEY
+        gate.roles.error = None
+        proxy = ("--noproxy", "", "-x", base)
+        assert await curl(*proxy, "http://evil.com/cdh/resource/default/key/1") == (0, b"Forbidden")
+        assert await curl(*proxy, f"{base}/cdh/resource/default/key/1") == (0, KEY)
+        assert await curl(*proxy, f"http://localhost.:{port}/cdh/resource/default/key/1") == (0, KEY)
+        assert await curl("-0", f"{base}/cdh/resource/default/key/1") == (0, KEY)
+        assert await curl("-g", f"http://[::1]:{port}/cdh/resource/default/key/1") == (0, KEY)

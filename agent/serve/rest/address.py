@@ -1,4 +1,4 @@
-"""Where the REST API listens: a literal address, judged and bound."""
+"""Where the REST API listens: a literal address, judged and bound, and the other one of ``localhost``."""
 
 from __future__ import annotations
 
@@ -8,31 +8,46 @@ from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.handover import listen_tcp
+from agent.handover import listen_tcp, listen_twins, refusal
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
 _BIND: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
-def bind_tcp(address: str) -> socket.socket:
+def bind_tcp(address: str) -> list[socket.socket]:
     """Bind and listen on a literal ``IP:port``; ``[::]`` serves IPv4 as well.
 
     Args:
         address: as ``127.0.0.1:8006`` or ``[::1]:8006``. Port 0 takes a free one.
 
+    Returns:
+        The socket of that address. Of 127.0.0.1, 0.0.0.0 and [::1] also the other address of ``localhost``
+        at the same port, unless this guest does not have it.
+
     Raises:
         AgentError: CONFIG_INVALID for a host name or anything else that is not a literal address, and
-            for an address that cannot be bound.
+            for an address that cannot be bound, the other one too.
     """
     host, port = parse_bind(address)
     try:
         return listen_tcp(host, port, limits.REST_BACKLOG)
     except OSError as error:
-        raise AgentError(
-            ErrorCode.CONFIG_INVALID, f"the REST address cannot be bound: {error.strerror}"
-        ) from None
+        raise AgentError(ErrorCode.CONFIG_INVALID, refusal(error)) from None
+
+
+def with_twins(listeners: Sequence[socket.socket]) -> list[socket.socket]:
+    """Sockets that somebody else made, and those of :func:`bind_tcp` that are missing among them.
+
+    Raises:
+        AgentError: CONFIG_INVALID for an address that cannot be bound.
+    """
+    try:
+        return [*listeners, *listen_twins(listeners, limits.REST_BACKLOG)]
+    except OSError as error:
+        raise AgentError(ErrorCode.CONFIG_INVALID, refusal(error)) from None
 
 
 def parse_bind(address: str) -> tuple[str, int]:
@@ -49,4 +64,5 @@ def parse_bind(address: str) -> tuple[str, int]:
         ip = None
     if match is None or ip is None or port > 65535 or (ip.version == 6) != (match["six"] is not None):
         raise AgentError(ErrorCode.CONFIG_INVALID, "the REST address is not a literal IP:port")
-    return str(ip), port
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip), port  # to the kernel a mapped address is the IPv4 address

@@ -115,6 +115,7 @@ class App:
         try:
             self._guard(incoming)
             target = parse_target(incoming.target)
+            guard.check_authority(target.authority, self._settings.extra_hosts)
             match = routes.find(target.path, incoming.method, self._settings.features)
             answer = await self._run(_Work(call, incoming, target, match))
         except AgentError as error:
@@ -144,7 +145,7 @@ class App:
         guard.check_peer(incoming.peer)
         if incoming.version not in _VERSIONS:
             raise RestError(ErrorCode.INVALID_REQUEST, "the request is neither HTTP/1.1 nor HTTP/1.0")
-        guard.check_host(headers.get("host", ()), extra_hosts, http10=incoming.version == (1, 0))
+        guard.check_host(headers.get("host", ()), extra_hosts)
         guard.check_direct(headers)
         guard.check_browser(headers, extra_hosts)
 

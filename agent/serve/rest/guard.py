@@ -17,6 +17,7 @@ import msgspec
 
 from agent.errors import ErrorCode
 from agent.serve.rest.answers import RestError
+from agent.serve.rest.forwarding import tells_of_proxy
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,7 +28,6 @@ _HOST: Final = re.compile(
 )
 _LOOPBACK_4: Final = ipaddress.IPv4Network("127.0.0.0/8")
 _LOOPBACK_6: Final = ipaddress.IPv6Address("::1")
-_FORWARDING: Final = frozenset({"forwarded", "via", "x-real-ip"})
 _OWN_SITE: Final = frozenset({"same-origin", "same-site", "none"})
 
 
@@ -74,15 +74,19 @@ def is_loopback(address: str) -> bool:
 def is_own_host(text: str, extra_hosts: tuple[str, ...]) -> bool:
     """Whether ``host`` or ``host:port`` names this guest.
 
+    A name may end with the root's dot (RFC 1034 3.1): it is the same host, and clients send it as it was
+    typed. An address may not (RFC 3986 3.2.2), nor may it have a zone or be written in another way.
+
     Args:
-        text: a Host header, or the authority of an Origin. Any port will do.
-        extra_hosts: further names, exact but for case, without port; IPv6 addresses in brackets.
+        text: a Host header, or the authority of an Origin or of a request target. Any port will do.
+        extra_hosts: further names, exact but for case and a last dot, without port; IPv6 addresses in
+            brackets.
     """
     match = _HOST.fullmatch(text)
     if match is None or int(match["port"] or 0) > 65535:
         return False
     name = match["name"].lower()
-    if name == "localhost" or name in {host.lower() for host in extra_hosts}:
+    if name.removesuffix(".") in {"localhost", *(host.lower().removesuffix(".") for host in extra_hosts)}:
         return True
     try:
         if name.startswith("["):
@@ -103,24 +107,37 @@ def check_peer(peer: Peer) -> None:
         raise RestError(ErrorCode.PEER_REFUSED, "the peer is not local")
 
 
-def check_host(hosts: Sequence[str], extra_hosts: tuple[str, ...], *, http10: bool) -> None:
-    """Require exactly one Host header that names this guest.
+def check_host(hosts: Sequence[str], extra_hosts: tuple[str, ...]) -> None:
+    """Require exactly one Host header that names this guest, in HTTP/1.0 as well.
 
     Args:
         hosts: every Host header of the request.
         extra_hosts: see :func:`is_own_host`.
-        http10: the request is HTTP/1.0, which may come without one.
 
     Raises:
         RestError: INVALID_REQUEST for none or several, PEER_REFUSED for another host's name.
     """
-    if not hosts and http10:
-        return
+    # T-REST-30: without Host nothing shows whom a request was meant for that an old proxy made.
     if len(hosts) != 1:
         raise RestError(ErrorCode.INVALID_REQUEST, "the request does not have exactly one Host header")
     # T-REST-12: DNS rebinding. The name is matched as a whole, so no look-alike passes.
     if not is_own_host(hosts[0], extra_hosts):
         raise RestError(ErrorCode.PEER_REFUSED, "the Host header names another host")
+
+
+def check_authority(authority: str | None, extra_hosts: tuple[str, ...]) -> None:
+    """Require that a request target in absolute-form names this guest.
+
+    Args:
+        authority: of the target; None in origin-form.
+        extra_hosts: see :func:`is_own_host`.
+
+    Raises:
+        RestError: PEER_REFUSED for another host's name, user information, or none.
+    """
+    # T-REST-31: some readers go by the target's host and others by Host, so both have to be ours.
+    if authority is not None and not is_own_host(authority, extra_hosts):
+        raise RestError(ErrorCode.PEER_REFUSED, "the request target names another host")
 
 
 def check_direct(headers: Mapping[str, Sequence[str]]) -> None:
@@ -133,10 +150,8 @@ def check_direct(headers: Mapping[str, Sequence[str]]) -> None:
         RestError: PEER_REFUSED.
     """
     # T-REST-13: server-side request forgery. A proxy's caller is somewhere else.
-    for name in headers:
-        plain = name.replace("_", "-")
-        if plain in _FORWARDING or plain.startswith("x-forwarded"):
-            raise RestError(ErrorCode.PEER_REFUSED, "the request was forwarded by a proxy")
+    if any(map(tells_of_proxy, headers)):
+        raise RestError(ErrorCode.PEER_REFUSED, "the request was forwarded by a proxy")
 
 
 def check_browser(headers: Mapping[str, Sequence[str]], extra_hosts: tuple[str, ...]) -> None:

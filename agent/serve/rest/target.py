@@ -16,43 +16,56 @@ from agent.errors import ErrorCode
 from agent.serve.rest.answers import RestError
 
 _PATH: Final = re.compile(r"/[!-~]*", re.ASCII)
+_ABSOLUTE: Final = re.compile(
+    r"http://(?P<authority>[^/?#]*)(?P<rest>.*)", re.ASCII | re.IGNORECASE | re.DOTALL
+)
 
 
 class Target(msgspec.Struct, frozen=True):
-    """An origin-form request target (RFC 9112 section 3.2.1).
+    """A request target in origin-form or absolute-form (RFC 9112 sections 3.2.1 and 3.2.2).
 
     Attributes:
         path: starts with a slash; percent escapes are still there.
         query: what follows the first question mark, still encoded; empty without one.
+        authority: the host an absolute-form target names, as sent; None in origin-form. Not judged here.
     """
 
     path: str
     query: str = ""
+    authority: str | None = None
 
 
 def parse_target(raw: str) -> Target:
-    """Split a raw request target at its first question mark.
+    """Split a raw request target behind its authority, if it has one, and at its first question mark.
 
     Args:
         raw: the target of the request line; bytes that are not UTF-8 as surrogate escapes.
 
     Raises:
         RestError: PAYLOAD_TOO_LARGE above ``limits.REST_MAX_TARGET`` bytes; INVALID_REQUEST for
-            absolute-form, asterisk-form, authority-form, a fragment, or a path with spaces, control
-            or non-ASCII characters.
+            absolute-form of another scheme than http, asterisk-form, authority-form, a fragment, or a path
+            with spaces, control or non-ASCII characters.
     """
     # T-REST-15: the target is bounded before anything looks into it.
     if len(raw.encode("utf-8", "surrogatepass")) > limits.REST_MAX_TARGET:
         raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request target")
-    # T-REST-16: only origin-form. Other forms exist for proxies, and this is not one.
-    if not raw.startswith("/"):
-        raise RestError(ErrorCode.INVALID_REQUEST, "the request target is not an absolute path")
     if "#" in raw:
         raise RestError(ErrorCode.INVALID_REQUEST, "the request target has a fragment")
-    path, _, query = raw.partition("?")
+    authority, rest = (None, raw) if raw.startswith("/") else _split_absolute(raw)
+    path, _, query = rest.partition("?")
+    if authority is not None and not path:
+        path = "/"  # RFC 9110 4.2.3: the same resource
     if _PATH.fullmatch(path) is None:
         raise RestError(ErrorCode.INVALID_REQUEST, "the path has characters that must be escaped")
-    return Target(path, query)
+    return Target(path, query, authority)
+
+
+def _split_absolute(raw: str) -> tuple[str, str]:
+    match = _ABSOLUTE.fullmatch(raw)
+    # T-REST-16: asterisk-form, authority-form and other schemes are for a proxy, which this is not.
+    if match is None:
+        raise RestError(ErrorCode.INVALID_REQUEST, "the request target is neither a path nor an http URL")
+    return match["authority"], match["rest"]
 
 
 def split_nth_slash(text: str, n: int) -> tuple[str, str] | None:

@@ -113,12 +113,10 @@ class Machine:
                 raise AssertionError(f"{unit}: {shown}, not {wanted}\n{self.journal()}")
             time.sleep(0.05)
 
-    def get(self, path: str, *, within: str = "", check: bool = True) -> str:
+    def get(self, path: str, *, within: str = "", check: bool = True, host: str = "127.0.0.1") -> str:
         """REST, from inside, or from inside one of its network namespaces."""
         where = ("ip", "netns", "exec", within) if within else ()
-        return self.run(
-            *where, "curl", "-sS", "--fail-with-body", f"http://127.0.0.1:8006{path}", check=check
-        )
+        return self.run(*where, "curl", "-gsS", "--fail-with-body", f"http://{host}:8006{path}", check=check)
 
     def write(self, path: str, text: str, mode: int = 0o600) -> None:
         code = "import os,sys; d,t,m=sys.argv[1:]; os.makedirs(os.path.dirname(d),exist_ok=True); "

@@ -149,6 +149,27 @@ def test_a_caller_of_a_socket_starts_it(vm: Machine) -> None:
     assert vm.get(RESOURCE).encode() == SECRET
 
 
+def test_rest_has_both_addresses_of_localhost(vm: Machine) -> None:
+    vm.systemctl("start", "coco-agent-gateway.socket", UNIT)
+    for host in ("127.0.0.1", "[::1]"):
+        assert vm.get(RESOURCE, host=host).encode() == SECRET
+    # systemd holds them while there is no daemon.
+    vm.systemctl("stop", UNIT)
+    listening = vm.run("ss", "--listening", "--tcp", "--numeric")
+    assert "127.0.0.1:8006" in listening
+    assert "[::1]:8006" in listening
+
+
+def test_where_ipv6_is_off_the_socket_unit_starts_all_the_same(vm: Machine) -> None:
+    switch = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
+    vm.run("sh", "-c", f"echo 1 >{switch}")
+    try:
+        vm.systemctl("start", "coco-agent-gateway.socket", UNIT)
+        assert vm.get(RESOURCE).encode() == SECRET
+    finally:
+        vm.run("sh", "-c", f"echo 0 >{switch}")
+
+
 def test_with_sockets_a_restart_refuses_nobody(vm: Machine) -> None:
     vm.systemctl("start", *SOCKETS, UNIT)
     before = vm.run("stat", "--format=%i %a", HUB)

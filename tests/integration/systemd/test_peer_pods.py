@@ -73,6 +73,7 @@ def test_user_data_starts_all_as_one_daemon(pod: Machine) -> None:
     assert answered(pod) == SECRET
     # REST is in the pod's network and nowhere else.
     assert not pod.get("/healthz", check=False)
+    assert pod.get(RESOURCE, within="podns", host="[::1]").encode() == SECRET
     status = pod.run("cat", f"/proc/{launcher(pod)}/status")
     resident = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
     assert int(resident.split()[1]) < 16 * 1024  # it only waits

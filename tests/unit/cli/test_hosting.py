@@ -13,7 +13,7 @@ from agent.serve.launchers import AloneError, RefusedError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from agent.config.model import Config
@@ -29,7 +29,7 @@ class Opened:
         self.role: Role | None = None
         self.config: Config | None = None
 
-    async def open(self, role: Role, config: Config, listener: socket.socket | None = None) -> None:
+    async def open(self, role: Role, config: Config, listeners: Sequence[socket.socket] = ()) -> None:
         self.role, self.config = role, config
 
     async def close(self, role: Role) -> None:
@@ -60,7 +60,7 @@ async def test_a_role_is_opened_with_its_launchers_own_configuration(tmp_path: P
         wanted("confidential-data-hub", "-c", "cdh.toml", folder=str(tmp_path), environ=environ)
     )
     assert plan.bind is None
-    await plan.open(None)
+    await plan.open([])
     assert daemon.role is Role.HUB
     assert daemon.config is not None
     assert daemon.config.hub.socket == "unix:///run/mine.sock"
@@ -75,7 +75,7 @@ async def test_a_gateways_launcher_is_told_what_to_bind() -> None:
     # It may be in the pod's network: that is why it binds itself.
     plan = host(daemon).plan(wanted("api-server-rest", "-b", "[::1]:9000", "-f", "all", network="another"))
     assert plan.bind == ("::1", 9000)
-    await plan.open(None)
+    await plan.open([])
     assert daemon.config is not None
     assert daemon.config.gateway.features.value == "all"
 

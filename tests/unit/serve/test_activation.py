@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,12 +12,12 @@ from agent.errors import AgentError, ErrorCode
 from agent.serve.activation import take_listeners
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 NAMES = "attestation-agent:confidential-data-hub:api-server-rest"
 PID = 42
 
-Pass = "Callable[..., Mapping[str, socket.socket]]"
+Pass = "Callable[..., Mapping[str, Sequence[socket.socket]]]"
 
 
 def unix_listener() -> socket.socket:
@@ -33,14 +34,14 @@ def tcp_listener(family: socket.AddressFamily = socket.AF_INET) -> socket.socket
 
 
 @pytest.fixture
-def hand_over() -> Iterator[Callable[..., Mapping[str, socket.socket]]]:
+def hand_over() -> Iterator[Callable[..., Mapping[str, Sequence[socket.socket]]]]:
     """Play systemd: sockets at consecutive numbers, inheritable. What nobody took is closed at the end."""
     first = 200
-    results: list[Mapping[str, socket.socket]] = []
+    results: list[Mapping[str, Sequence[socket.socket]]] = []
 
     def give(
         *sockets: socket.socket | int, names: str, count: str | None = None, pid: str = str(PID)
-    ) -> Mapping[str, socket.socket]:
+    ) -> Mapping[str, Sequence[socket.socket]]:
         for number, given in enumerate(sockets, first):
             os.dup2(given if isinstance(given, int) else given.fileno(), number, inheritable=True)
             if not isinstance(given, int):
@@ -59,7 +60,7 @@ def hand_over() -> Iterator[Callable[..., Mapping[str, socket.socket]]]:
 
     yield give
     for result in results:
-        for sock in result.values():
+        for sock in chain(*result.values()):
             sock.close()
     for number in range(first, first + 8):
         with contextlib.suppress(OSError):
@@ -81,19 +82,21 @@ def is_open(number: int) -> bool:
     return True
 
 
-def test_three_sockets_come_with_their_names(hand_over: Callable[..., Mapping[str, socket.socket]]) -> None:
+def test_three_sockets_come_with_their_names(
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]],
+) -> None:
     taken = hand_over(unix_listener(), unix_listener(), tcp_listener(socket.AF_INET6), names=NAMES)
     assert list(taken) == NAMES.split(":")
-    assert [sock.fileno() for sock in taken.values()] == [200, 201, 202]
-    assert taken["api-server-rest"].family is socket.AF_INET6
-    for sock in taken.values():
+    assert [[sock.fileno() for sock in each] for each in taken.values()] == [[200], [201], [202]]
+    assert taken["api-server-rest"][0].family is socket.AF_INET6
+    for sock in chain(*taken.values()):
         assert not sock.get_inheritable()
         assert not sock.getblocking()
 
 
-def test_they_accept(hand_over: Callable[..., Mapping[str, socket.socket]]) -> None:
+def test_they_accept(hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]]) -> None:
     taken = hand_over(tcp_listener(), names="api-server-rest")
-    listener = taken["api-server-rest"]
+    [listener] = taken["api-server-rest"]
     with socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as client:
         listener.setblocking(True)
         accepted, _ = listener.accept()
@@ -102,7 +105,9 @@ def test_they_accept(hand_over: Callable[..., Mapping[str, socket.socket]]) -> N
             assert client.recv(1) == b"x"
 
 
-def test_the_mapping_cannot_be_changed(hand_over: Callable[..., Mapping[str, socket.socket]]) -> None:
+def test_the_mapping_cannot_be_changed(
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]],
+) -> None:
     taken = hand_over(unix_listener(), names="attestation-agent")
     with pytest.raises(TypeError):
         taken["confidential-data-hub"] = taken["attestation-agent"]  # type: ignore[index]
@@ -114,50 +119,62 @@ def test_without_activation_there_is_nothing() -> None:
 
 @pytest.mark.parametrize("pid", ["43", "", "x"])
 def test_sockets_of_another_process_are_not_touched(
-    hand_over: Callable[..., Mapping[str, socket.socket]], pid: str
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]], pid: str
 ) -> None:
     assert hand_over(unix_listener(), names="attestation-agent", pid=pid) == {}
     assert is_open(200)
     assert os.get_inheritable(200)
 
 
-@pytest.mark.parametrize("count", ["4", "1000000000", "99999999999999999999", "-1", "two", "٢", "1 "])
+@pytest.mark.parametrize("count", ["5", "1000000000", "99999999999999999999", "-1", "two", "٢", "1 "])
 def test_the_number_is_bounded_before_anything_is_touched(
-    hand_over: Callable[..., Mapping[str, socket.socket]], count: str
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]], count: str
 ) -> None:
     assert "LISTEN_FDS" in refusal(lambda: hand_over(unix_listener(), names=NAMES, count=count))
     assert os.get_inheritable(200)
 
 
-def test_an_unknown_name_is_refused(hand_over: Callable[..., Mapping[str, socket.socket]]) -> None:
+def test_an_unknown_name_is_refused(hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]]) -> None:
     detail = refusal(lambda: hand_over(unix_listener(), names="x\x1b[31m"))
     assert "FileDescriptorName=" in detail
     assert "\x1b" not in detail
     assert not is_open(200)
 
 
-def test_two_of_a_name_are_refused(hand_over: Callable[..., Mapping[str, socket.socket]]) -> None:
+def test_two_of_a_name_are_refused(hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]]) -> None:
     both = "api-server-rest:api-server-rest"
     assert "two sockets" in refusal(lambda: hand_over(tcp_listener(), tcp_listener(), names=both))
     assert not is_open(200)
     assert not is_open(201)
+    hubs = "confidential-data-hub:confidential-data-hub"
+    assert "two sockets" in refusal(lambda: hand_over(unix_listener(), unix_listener(), names=hubs))
+
+
+def test_rest_may_have_one_of_each_family(
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]],
+) -> None:
+    names = f"{NAMES}:api-server-rest"
+    sockets = [unix_listener(), unix_listener(), tcp_listener(), tcp_listener(socket.AF_INET6)]
+    taken = hand_over(*sockets, names=names)
+    assert [sock.fileno() for sock in taken["api-server-rest"]] == [202, 203]
+    assert [sock.family for sock in taken["api-server-rest"]] == [socket.AF_INET, socket.AF_INET6]
 
 
 @pytest.mark.parametrize("names", ["", NAMES])
 def test_every_socket_needs_its_name(
-    hand_over: Callable[..., Mapping[str, socket.socket]], names: str
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]], names: str
 ) -> None:
     assert "FileDescriptorName=" in refusal(lambda: hand_over(unix_listener(), names=names))
 
 
-def test_another_family_is_refused(hand_over: Callable[..., Mapping[str, socket.socket]]) -> None:
+def test_another_family_is_refused(hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]]) -> None:
     # The hub's secrets on a TCP port would be for everybody in the pod.
     assert "AF_UNIX" in refusal(lambda: hand_over(tcp_listener(), names="confidential-data-hub"))
     assert "AF_INET" in refusal(lambda: hand_over(unix_listener(), names="api-server-rest"))
 
 
 def test_a_socket_that_does_not_listen_is_refused(
-    hand_over: Callable[..., Mapping[str, socket.socket]],
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]],
 ) -> None:
     connected, other = socket.socketpair()
     with other:
@@ -165,18 +182,20 @@ def test_a_socket_that_does_not_listen_is_refused(
     assert "Accept=no" in detail
 
 
-def test_a_datagram_socket_is_refused(hand_over: Callable[..., Mapping[str, socket.socket]]) -> None:
+def test_a_datagram_socket_is_refused(
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]],
+) -> None:
     datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     assert "stream" in refusal(lambda: hand_over(datagrams, names="attestation-agent"))
 
 
-def test_a_file_is_refused(hand_over: Callable[..., Mapping[str, socket.socket]]) -> None:
+def test_a_file_is_refused(hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]]) -> None:
     with open(os.devnull) as file:  # noqa: PTH123
         number = file.fileno()
         assert "not a socket" in refusal(lambda: hand_over(number, names="attestation-agent"))
 
 
 def test_a_number_without_a_descriptor_is_refused(
-    hand_over: Callable[..., Mapping[str, socket.socket]],
+    hand_over: Callable[..., Mapping[str, Sequence[socket.socket]]],
 ) -> None:
     assert "not a socket" in refusal(lambda: hand_over(names="attestation-agent", count="1"))

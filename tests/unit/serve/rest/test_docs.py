@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ErrorCode
+from agent.serve.rest import forwarding
 from agent.serve.rest.routes import EXACT, ROOTS
 
 TEXT = (Path(__file__).resolve().parents[4] / "docs" / "api.md").read_text()
@@ -25,3 +26,9 @@ def test_every_route_is_described_with_a_curl_line(path: str) -> None:
 @pytest.mark.parametrize("code", list(ErrorCode), ids=lambda code: code.name)
 def test_every_status_is_described(code: ErrorCode) -> None:
     assert str(code.meaning.rest) in TEXT
+
+
+def test_every_header_that_is_refused_is_listed() -> None:
+    listed = TEXT.lower()
+    known = [*forwarding._NAMES, *forwarding._ENDINGS, *forwarding._BEGINNINGS, forwarding._WORD]
+    assert [name for name in known if f"`{name}`" not in listed] == []

@@ -18,6 +18,9 @@ OWN = [
     "127.255.255.254:1",
     "localhost",
     "LocalHost:8006",
+    "LOCALHOST",
+    "localhost.",
+    "LocalHost.:8006",
     "[::1]",
     "[::1]:8006",
     "[0:0:0:0:0:0:0:1]:65535",
@@ -29,7 +32,10 @@ FOREIGN = [
     "127.0.0.1.evil.com:8006",
     "localhost.evil",
     "evil.localhost",
-    "localhost.",
+    "localhost..",
+    "localhost.evil.",
+    ".",
+    ".localhost",
     "127.0.0.1@evil",
     "evil@127.0.0.1",
     "127.0.0.1:8006@evil.com",
@@ -38,7 +44,12 @@ FOREIGN = [
     "0x7f.0.0.1",
     "0177.0.0.1",
     "127.0.0.01",
+    "127.0.0.1.",
     "127.0.0.1:",
+    "localhost:",
+    "localhost.:",
+    "localhost%00",
+    "localhost\\",
     "127.0.0.1:x",
     "127.0.0.1:65536",
     "127.0.0.1:8006:8006",
@@ -52,6 +63,9 @@ FOREIGN = [
     "[::2]",
     "::1",
     "[::1%lo]",
+    "[::1%25lo]",
+    "[::1].",
+    "[::1",
     "[::ffff:127.0.0.1]",
     "[127.0.0.1]",
     "localhost\n",
@@ -73,21 +87,50 @@ async def test_other_names_and_look_alikes_are_refused(host: str) -> None:
 
 async def test_extra_hosts_are_exact_but_for_case_and_port() -> None:
     made = Gate(Gateway(extra_hosts=("Agent.Pod", "[fd00::1]")))
-    for host in ("agent.pod", "AGENT.POD:9", "[fd00::1]:8006"):
+    for host in ("agent.pod", "AGENT.POD:9", "agent.pod.", "[fd00::1]:8006"):
         assert (await made.ask("GET", "/info", host=host)).status == 200
-    for host in ("x.agent.pod", "agent.pod.x", "agent-pod", "[fd00::2]"):
+    for host in ("x.agent.pod", "agent.pod.x", "agent-pod", "agent.pod..", "[fd00::2]"):
         assert (await made.ask("GET", "/info", host=host)).status == 403
 
 
-async def test_exactly_one_host_header_and_none_only_in_http_1_0() -> None:
+async def test_exactly_one_host_header_also_in_http_1_0() -> None:
     made = Gate()
-    assert (await made.ask("GET", "/info", host=None)).status == 400
-    assert (await made.ask("GET", "/info", host=None, version=(1, 0))).status == 200
+    for version in ((1, 0), (1, 1)):
+        for target in ("/info", "http://127.0.0.1:8006/info"):
+            assert (await made.ask("GET", target, host=None, version=version)).status == 400
+    assert (await made.ask("GET", "/info", version=(1, 0))).status == 200
     assert (await made.ask("GET", "/info", host="evil.com", version=(1, 0))).status == 403
     for version in ((0, 9), (2, 0), (1, 2)):
         assert (await made.ask("GET", "/info", version=version)).status == 400
     twice = await made.ask("GET", "/info", [("Host", "127.0.0.1")])
     assert (twice.status, twice.body) == (400, b"BAD REQUEST")
+
+
+@pytest.mark.parametrize("host", OWN)
+async def test_a_target_may_name_this_guest(host: str) -> None:
+    for scheme in ("http", "HTTP"):
+        for rest in ("/info", "/info?x"):
+            assert (await Gate().ask("GET", f"{scheme}://{host}{rest}")).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", [*(host for host in FOREIGN if "/" not in host), "user@localhost", ":@[::1]"]
+)
+async def test_a_target_that_names_another_host_is_refused(host: str) -> None:
+    answer = await Gate().ask("GET", f"http://{host}/info")
+    assert (answer.status, answer.body, answer.close) == (403, b"Forbidden", True)
+
+
+async def test_host_and_target_both_have_to_name_this_guest() -> None:
+    made = Gate(Gateway(extra_hosts=("agent.pod",)))
+    assert (await made.ask("GET", "http://agent.pod/info", host="localhost")).status == 200
+    assert (await made.ask("GET", "http://localhost/info", host="evil.com")).status == 403
+    assert (await made.ask("GET", "http://evil.com/info", host="localhost")).status == 403
+
+
+async def test_a_target_without_a_path_is_the_root() -> None:
+    for target in ("http://localhost", "http://localhost?x=1", "http://localhost/"):
+        assert (await Gate().ask("GET", target)).body == b"URL NOT FOUND"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +144,11 @@ async def test_exactly_one_host_header_and_none_only_in_http_1_0() -> None:
         "X_Forwarded_For",
         "Via",
         "X-Real-IP",
+        "X-Client-IP",
+        "x_client_ip",
+        "True-Client-IP",
+        "CF-Connecting-IP",
+        "X-Envoy-External-Address",
     ],
 )
 async def test_forwarded_requests_are_refused(name: str) -> None:
@@ -113,10 +161,13 @@ async def test_forwarded_requests_are_refused(name: str) -> None:
     ("headers", "status"),
     [
         ([("Origin", "http://localhost:3000")], 200),
+        ([("Origin", "http://localhost.:3000")], 200),
         ([("Origin", "http://127.0.0.1:8006"), ("Sec-Fetch-Site", "same-origin")], 200),
         ([("Sec-Fetch-Site", "none")], 200),
         ([("Origin", "https://evil.com")], 403),
         ([("Origin", "http://localhost.evil.com")], 403),
+        ([("Origin", "http://localhost..")], 403),
+        ([("Origin", "http://user@localhost")], 403),
         ([("Origin", "null")], 403),
         ([("Origin", "")], 403),
         ([("Origin", "file://")], 403),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from agent.config.model import Features
 from agent.errors import AgentError, ErrorCode
 from agent.serve.rest import routes
+from agent.serve.rest.guard import is_own_host
 from agent.serve.rest.headers import preferred_wait, wants_json
 from agent.serve.rest.query import parse_query, runtime_data
 from agent.serve.rest.target import Target, parse_target, split_nth_slash
@@ -126,6 +128,41 @@ def test_any_target_is_taken_whole_or_refused(text: str) -> None:
         return
     whole = f"{target.path}?{target.query}" if target.query or text.endswith("?") else target.path
     assert whole == text
+
+
+AUTHORITIES = (
+    st.from_regex(r"[0-9a-z.:\[\]@%\\#?/-]{0,20}", fullmatch=True)
+    | st.sampled_from(["localhost", "LOCALHOST.:80", "127.0.0.1", "[::1]:8006", "127.0.0.1@evil.test", ""])
+    | st.text(max_size=12)
+)
+
+
+@given(st.sampled_from(["http://", "HTTP://", "https://", "//", "http:"]), AUTHORITIES, RAW)
+def test_an_absolute_target_is_taken_whole_or_refused(scheme: str, authority: str, rest: str) -> None:
+    raw = scheme + authority + rest
+    target = outcome(lambda: parse_target(raw))
+    if not isinstance(target, Target):
+        assert target is ErrorCode.INVALID_REQUEST
+        return
+    if target.authority is None:
+        assert raw.startswith("/")
+        return
+    behind = raw.removeprefix(scheme + target.authority)
+    assert f"{target.path}?{target.query}" in {behind, f"{behind}?", f"/{behind}", f"/{behind}?"}
+    assert not set(target.authority) & set("/?#")
+
+
+@given(AUTHORITIES, RAW)
+def test_what_an_admitted_target_names_is_this_guest_to_another_parser(authority: str, rest: str) -> None:
+    raw = f"http://{authority}{rest}"
+    target = outcome(lambda: parse_target(raw))
+    if not isinstance(target, Target) or not is_own_host(target.authority or "", ()):
+        return
+    other = urlsplit(raw)
+    assert (other.username, other.password) == (None, None)
+    name = (other.hostname or "").removesuffix(".")
+    assert name == "localhost" or ip_address(name).is_loopback
+    assert target.path == (other.path or "/")
 
 
 @given(st.text(max_size=40))

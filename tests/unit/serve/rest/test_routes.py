@@ -71,7 +71,13 @@ async def test_1_2_unknown_paths_get_404_url_not_found(target: str) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "http://127.0.0.1:8006/info",
+        "https://127.0.0.1:8006/info",
+        "ws://127.0.0.1:8006/info",
+        "http:/127.0.0.1:8006/info",
+        "http:127.0.0.1",
+        "http://127.0.0.1#x",
+        " http://127.0.0.1/info",
+        "http://127.0.0.1/a b",
         "*",
         "127.0.0.1:8006",
         "/info#x",
