@@ -91,6 +91,12 @@ KBS_CONNECTIONS: Final = 32
 KBS_MAX_HEADERS: Final = 64
 """Head lines of one answer; Trustee sends five, proxies add a dozen."""
 
+KBS_COOKIES: Final = 64
+"""Cookies of balancers that one session keeps: as many as one answer has head lines; each sets one or two."""
+
+KBS_COOKIES_SIZE: Final = 20 * KIB
+"""Bytes of them together, as they go into a head: four of the largest that browsers take, 4 KiB."""
+
 KBS_MAX_ENDPOINTS: Final = 16
 """Endpoints of one broker: replicas behind names of their own, a handful."""
 

@@ -27,7 +27,7 @@ from agent.kbs import choice
 from agent.kbs.choice import Credential, HeadRefusedError, pause_within
 from agent.kbs.credential import SessionRef
 from agent.kbs.endpoints import ELSEWHERE, Endpoint, Endpoints
-from agent.kbs.headers import cookie_header, same_origin, session_cookie, session_life
+from agent.kbs.headers import Cookies, same_resource, session_cookie, session_life
 from agent.kbs.problems import classify, retry_after
 from agent.kbs.progress import Phase, begin
 from agent.kbs.retry import Trouble
@@ -119,10 +119,11 @@ class KbsClient:
         async def ask(turn: Turn) -> tuple[bytes, SessionRef]:
             sent = self._clock.boot()
             call = Call("auth", "POST", turn.endpoint.url("auth"), limits.KBS_MAX_CHALLENGE, body=body)
-            answer = await self._exchange(turn, call)
-            cookie = Secret(session_cookie(answer.cookies).encode())
+            cookies = Cookies()
+            answer = await self._exchange(turn, call, cookies)
+            cookie = Secret(session_cookie(answer.cookies, answer.date).encode())
             until = sent + session_life(answer.cookies, answer.date)
-            return answer.body, SessionRef(cookie, turn.endpoint.base, until)
+            return answer.body, SessionRef(cookie, turn.endpoint.base, until, cookies.jar)
 
         return await self._round(self._endpoints.for_handshake(), ask, deadline)
 
@@ -138,11 +139,10 @@ class KbsClient:
         if endpoint is None:
             raise AgentError(ErrorCode.INTERNAL, "a session of another broker")
         url = endpoint.url("attest")
-        call = Call(
-            "attest", "POST", url, limits.KBS_MAX_TOKEN, cookie_header(session), body, repeatable=False
-        )
+        call = Call("attest", "POST", url, limits.KBS_MAX_TOKEN, body=body, repeatable=False)
+        turn = Turn(endpoint, deadline, self._settings.connect_timeout)
         try:
-            answer = await self._exchange(Turn(endpoint, deadline, self._settings.connect_timeout), call)
+            answer = await self._exchange(turn, call, Cookies(session))
         except AgentError as error:
             if error.code in ELSEWHERE:
                 self._endpoints.handshake_failed(endpoint)
@@ -255,23 +255,22 @@ class KbsClient:
         return choice.usable(session, endpoint.base, self._clock.boot()) and not endpoint.forgot(session)
 
     async def _ask(self, turn: Turn, uri: ResourceUri, credential: Credential, token: KbsToken) -> Answer:
-        size = 0
-        if credential is Credential.COOKIE and token.session is not None:
-            headers = cookie_header(token.session)
-        else:
+        size, headers = 0, {}
+        cookies = Cookies(token.session) if credential is Credential.COOKIE else Cookies()
+        if cookies.session is None:
             headers, size = {"Authorization": f"Bearer {token.jwt.reveal().decode('ascii')}"}, len(token.jwt)
         self._metrics.kbs_credential(credential.value)
         url = turn.endpoint.url(uri.request_target)
         call = Call("resource", "GET", url, limits.KBS_MAX_RESOURCE, headers)
-        return await self._exchange(turn, call, size)
+        return await self._exchange(turn, call, cookies, size)
 
     # --- one exchange -----------------------------------------------------------------------------
-    async def _exchange(self, turn: Turn, call: Call, token_size: int = 0) -> Answer:
+    async def _exchange(self, turn: Turn, call: Call, cookies: Cookies, token_size: int = 0) -> Answer:
         endpoint, began = turn.endpoint, self._clock.boot()
         result = ErrorCode.CANCELLED.name
         probe = endpoint.breaker.begin()
         try:
-            answer = await self._timed(turn, replace(call, connect=turn.connect), token_size)
+            answer = await self._timed(turn, replace(call, connect=turn.connect), cookies, token_size)
         except AgentError as error:
             result = error.code.name
             took = self._clock.boot() - began
@@ -289,7 +288,7 @@ class KbsClient:
             if len(self._endpoints.all) > 1:
                 self._metrics.endpoint_request(endpoint.index, result, endpoint.breaker.health())
 
-    async def _timed(self, turn: Turn, call: Call, token_size: int) -> Answer:
+    async def _timed(self, turn: Turn, call: Call, cookies: Cookies, token_size: int) -> Answer:
         """The caller's deadline covers the wait for a slot; our own limit is for the exchange alone."""
         progress, own = begin(), self._settings.request_timeout
         left = turn.deadline.remaining()
@@ -300,7 +299,7 @@ class KbsClient:
             ):
                 if own < turn.deadline.remaining():
                     timer.reschedule(asyncio.get_running_loop().time() + own)
-                return await self._follow(turn.endpoint, call, progress, token_size)
+                return await self._follow(turn.endpoint, call, cookies, progress, token_size)
         except TimeoutError:
             code = progress.phase.timeout(call.endpoint)
             if progress.phase is Phase.QUEUE:  # those that hold the connections know more
@@ -308,16 +307,18 @@ class KbsClient:
             detail = f"time ran out while {progress.phase.value} (/{call.endpoint})"
             raise OutOfTimeError(code, detail) from None
 
-    async def _follow(self, endpoint: Endpoint, call: Call, progress: Progress, token_size: int) -> Answer:
+    async def _follow(
+        self, endpoint: Endpoint, call: Call, cookies: Cookies, progress: Progress, token_size: int
+    ) -> Answer:
         try:
-            answer = await endpoint.transport.send(call, progress)
+            answer = await self._send(endpoint, call, cookies, progress)
             if answer.status in REDIRECTS:
                 # T-KBS-70: a token never goes to a scheme, host or port that the configuration does not name.
-                target = same_origin(call.url, answer.location)
+                target = same_resource(call.url, endpoint.base, answer.location)
                 if call.method != "GET" or target is None:
                     detail = f"/{call.endpoint} answered {answer.status}"
                     raise AgentError(ErrorCode.KBS_REDIRECT_REFUSED, detail)
-                answer = await endpoint.transport.send(replace(call, url=target), progress)
+                answer = await self._send(endpoint, replace(call, url=target), cookies, progress)
         except AgentError as lost:
             if choice.head_refused(lost, None, connected=progress.connected, size=token_size):
                 raise HeadRefusedError(lost, answered=False) from None
@@ -330,3 +331,11 @@ class KbsClient:
         if choice.head_refused(error, answer.status, connected=True, size=token_size):
             raise HeadRefusedError(error, answered=True)
         raise error
+
+    async def _send(self, endpoint: Endpoint, call: Call, cookies: Cookies, progress: Progress) -> Answer:
+        """One answer, asked for with the cookies that are due; what it sets counts, whatever its status."""
+        sent = self._clock.boot()
+        call = replace(call, headers={**call.headers, **cookies.header(call.url, sent)})
+        answer = await endpoint.transport.send(call, progress)
+        cookies.heard(call.url, answer.cookies, answer.date, sent)
+        return answer
