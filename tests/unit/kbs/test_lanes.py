@@ -109,6 +109,15 @@ def test_slow_ones_stay_as_long_as_nobody_waits(broker: Broker) -> None:
     assert name(1000) in broker.names()
 
 
+def test_those_that_made_room_come_before_slow_ones_under_way(broker: Broker) -> None:
+    asked = broker.ask(*range(ALL + LAST))
+    broker.wait(LONG)  # so many made room, for the last ones
+    broker.wait(LONG)  # which are slow, too
+    broker.answer(next(one for one in asked if one.slow and one in broker.running))
+    assert len(broker.running) == ALL
+    assert len(broker.names().intersection(broker.made_room)) == 1
+
+
 def test_a_name_is_slow_until_it_was_fast(broker: Broker) -> None:
     (first,) = broker.ask(1)
     broker.wait(LONG)
