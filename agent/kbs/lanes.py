@@ -112,6 +112,8 @@ class Lanes:
             Those that begin now, and those that are to make room now; their place is free when they
             :meth:`leave`, and they may enter again.
         """
+        if not (self._handshakes or self._fresh or self._slow):
+            return [], []
         overdue = self._overdue(now)
         if not self._slow:
             # They may stay, as slow ones.
