@@ -389,9 +389,9 @@ class ErrorCode(enum.Enum):
     KBS_REDIRECT_REFUSED = _broker(
         502,
         _R.UNAVAILABLE,
-        "The key broker's address redirects to another host, which is refused.",
+        "The key broker's address redirects to another host or another resource, which is refused.",
         "Configure the broker's final URL; tokens are never sent to a host that the configuration does "
-        "not name.",
+        "not name, and one resource is never taken for another.",
     )
     JWE_INVALID = _broker(
         502,

@@ -88,8 +88,24 @@ KBS_MAX_HEAD: Final = 64 * KIB
 KBS_CONNECTIONS: Final = 32
 """Exchanges under way with one broker; further callers wait inside the guest, not at the broker."""
 
+KBS_HANDSHAKES: Final = 2
+"""Part of them that resources leave to handshakes: one is under way, and one of a token that is renewed."""
+
+KBS_SLOW: Final = 22
+"""Part of them that slow resources may hold: eight are left, each for KBS_SLOW_AFTER at most while others
+wait, so that a crowd of unknown names moves on by eight a second."""
+
+KBS_SLOW_NAMES: Final = 4096
+"""Names that are remembered as slow: twice the requests that can wait (REST_MAX_WAITING)."""
+
 KBS_MAX_HEADERS: Final = 64
 """Head lines of one answer; Trustee sends five, proxies add a dozen."""
+
+KBS_COOKIES: Final = 64
+"""Cookies of balancers that one session keeps: as many as one answer has head lines; each sets one or two."""
+
+KBS_COOKIES_SIZE: Final = 20 * KIB
+"""Bytes of them together, as they go into a head: four of the largest that browsers take, 4 KiB."""
 
 KBS_MAX_ENDPOINTS: Final = 16
 """Endpoints of one broker: replicas behind names of their own, a handful."""
@@ -318,6 +334,9 @@ BREAKER_LONGEST_PAUSE: Final = 30.0
 
 BREAKER_PATIENCE: Final = 1.0
 """An exchange that had less time than this says nothing about an endpoint that is slow."""
+
+KBS_SLOW_AFTER: Final = 1.0
+"""A resource that takes longer is slow; brokers answer in milliseconds, or wait for something themselves."""
 
 KBS_CONNECT_FIRST: Final = 3.0
 """Connection set-up while there is another endpoint to try."""

@@ -14,6 +14,7 @@ Who tries again, so that no two loops multiply:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import secrets
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -27,7 +28,7 @@ from agent.kbs import choice
 from agent.kbs.choice import Credential, HeadRefusedError, pause_within
 from agent.kbs.credential import SessionRef
 from agent.kbs.endpoints import ELSEWHERE, Endpoint, Endpoints
-from agent.kbs.headers import cookie_header, same_origin, session_cookie, session_life
+from agent.kbs.headers import Cookies, same_resource, session_cookie, session_life
 from agent.kbs.problems import classify, retry_after
 from agent.kbs.progress import Phase, begin
 from agent.kbs.retry import Trouble
@@ -59,6 +60,22 @@ class Turn(msgspec.Struct, frozen=True):
     endpoint: Endpoint
     deadline: Deadline
     connect: float
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What one exchange is about.
+
+    Attributes:
+        call: to send; cookies are added.
+        cookies: of the exchange.
+        token_size: bytes of the token in its head.
+        name: digest of the resource; None for a handshake.
+    """
+
+    call: Call
+    cookies: Cookies
+    token_size: int = 0
+    name: bytes | None = None
 
 
 class OutOfTimeError(AgentError):
@@ -119,10 +136,11 @@ class KbsClient:
         async def ask(turn: Turn) -> tuple[bytes, SessionRef]:
             sent = self._clock.boot()
             call = Call("auth", "POST", turn.endpoint.url("auth"), limits.KBS_MAX_CHALLENGE, body=body)
-            answer = await self._exchange(turn, call)
-            cookie = Secret(session_cookie(answer.cookies).encode())
+            cookies = Cookies()
+            answer = await self._exchange(turn, Request(call, cookies))
+            cookie = Secret(session_cookie(answer.cookies, answer.date).encode())
             until = sent + session_life(answer.cookies, answer.date)
-            return answer.body, SessionRef(cookie, turn.endpoint.base, until)
+            return answer.body, SessionRef(cookie, turn.endpoint.base, until, cookies.jar)
 
         return await self._round(self._endpoints.for_handshake(), ask, deadline)
 
@@ -138,11 +156,10 @@ class KbsClient:
         if endpoint is None:
             raise AgentError(ErrorCode.INTERNAL, "a session of another broker")
         url = endpoint.url("attest")
-        call = Call(
-            "attest", "POST", url, limits.KBS_MAX_TOKEN, cookie_header(session), body, repeatable=False
-        )
+        call = Call("attest", "POST", url, limits.KBS_MAX_TOKEN, body=body, repeatable=False)
+        turn = Turn(endpoint, deadline, self._settings.connect_timeout)
         try:
-            answer = await self._exchange(Turn(endpoint, deadline, self._settings.connect_timeout), call)
+            answer = await self._exchange(turn, Request(call, Cookies(session)))
         except AgentError as error:
             if error.code in ELSEWHERE:
                 self._endpoints.handshake_failed(endpoint)
@@ -255,23 +272,24 @@ class KbsClient:
         return choice.usable(session, endpoint.base, self._clock.boot()) and not endpoint.forgot(session)
 
     async def _ask(self, turn: Turn, uri: ResourceUri, credential: Credential, token: KbsToken) -> Answer:
-        size = 0
-        if credential is Credential.COOKIE and token.session is not None:
-            headers = cookie_header(token.session)
-        else:
+        size, headers = 0, {}
+        cookies = Cookies(token.session) if credential is Credential.COOKIE else Cookies()
+        if cookies.session is None:
             headers, size = {"Authorization": f"Bearer {token.jwt.reveal().decode('ascii')}"}, len(token.jwt)
         self._metrics.kbs_credential(credential.value)
         url = turn.endpoint.url(uri.request_target)
         call = Call("resource", "GET", url, limits.KBS_MAX_RESOURCE, headers)
-        return await self._exchange(turn, call, size)
+        # By the path alone: a plugin that is slow is so for every query.
+        name = hashlib.sha256("\0".join((uri.plugin, *uri.names)).encode()).digest()
+        return await self._exchange(turn, Request(call, cookies, size, name))
 
     # --- one exchange -----------------------------------------------------------------------------
-    async def _exchange(self, turn: Turn, call: Call, token_size: int = 0) -> Answer:
+    async def _exchange(self, turn: Turn, request: Request) -> Answer:
         endpoint, began = turn.endpoint, self._clock.boot()
         result = ErrorCode.CANCELLED.name
         probe = endpoint.breaker.begin()
         try:
-            answer = await self._timed(turn, replace(call, connect=turn.connect), token_size)
+            answer = await self._timed(turn, request)
         except AgentError as error:
             result = error.code.name
             took = self._clock.boot() - began
@@ -285,41 +303,44 @@ class KbsClient:
         finally:
             if probe:
                 endpoint.breaker.end()
-            self._metrics.kbs_request(call.endpoint, result)
+            self._metrics.kbs_request(request.call.endpoint, result)
             if len(self._endpoints.all) > 1:
                 self._metrics.endpoint_request(endpoint.index, result, endpoint.breaker.health())
 
-    async def _timed(self, turn: Turn, call: Call, token_size: int) -> Answer:
-        """The caller's deadline covers the wait for a slot; our own limit is for the exchange alone."""
-        progress, own = begin(), self._settings.request_timeout
-        left = turn.deadline.remaining()
+    async def _timed(self, turn: Turn, request: Request) -> Answer:
+        """The caller's deadline covers the wait for a slot; our own limit is for the exchange alone.
+
+        A resource that takes long makes room when others wait, and is asked for again, once.
+        """
+        progress, endpoint = begin(), request.call.endpoint
+        request = replace(request, call=replace(request.call, connect=turn.connect))
         try:
-            async with (
-                asyncio.timeout(None if math.isinf(left) else left) as timer,
-                turn.endpoint.slots,
-            ):
-                if own < turn.deadline.remaining():
-                    timer.reschedule(asyncio.get_running_loop().time() + own)
-                return await self._follow(turn.endpoint, call, progress, token_size)
+            async with asyncio.timeout(None) as timer:
+                while True:
+                    _limit(timer, turn.deadline.remaining())
+                    async with turn.endpoint.slots.hold(request.name, progress):
+                        _limit(timer, min(turn.deadline.remaining(), self._settings.request_timeout))
+                        return await self._follow(turn.endpoint, request, progress)
         except TimeoutError:
-            code = progress.phase.timeout(call.endpoint)
+            code = progress.phase.timeout(endpoint)
             if progress.phase is Phase.QUEUE:  # those that hold the connections know more
                 code = turn.endpoint.last or code
-            detail = f"time ran out while {progress.phase.value} (/{call.endpoint})"
+            detail = f"time ran out while {progress.phase.value} (/{endpoint})"
             raise OutOfTimeError(code, detail) from None
 
-    async def _follow(self, endpoint: Endpoint, call: Call, progress: Progress, token_size: int) -> Answer:
+    async def _follow(self, endpoint: Endpoint, request: Request, progress: Progress) -> Answer:
+        call, size = request.call, request.token_size
         try:
-            answer = await endpoint.transport.send(call, progress)
+            answer = await self._send(endpoint, call, request.cookies, progress)
             if answer.status in REDIRECTS:
                 # T-KBS-70: a token never goes to a scheme, host or port that the configuration does not name.
-                target = same_origin(call.url, answer.location)
+                target = same_resource(call.url, endpoint.base, answer.location)
                 if call.method != "GET" or target is None:
                     detail = f"/{call.endpoint} answered {answer.status}"
                     raise AgentError(ErrorCode.KBS_REDIRECT_REFUSED, detail)
-                answer = await endpoint.transport.send(replace(call, url=target), progress)
+                answer = await self._send(endpoint, replace(call, url=target), request.cookies, progress)
         except AgentError as lost:
-            if choice.head_refused(lost, None, connected=progress.connected, size=token_size):
+            if choice.head_refused(lost, None, connected=progress.connected, size=size):
                 raise HeadRefusedError(lost, answered=False) from None
             raise
         if answer.status == 200:
@@ -327,6 +348,18 @@ class KbsClient:
         asked = retry_after(answer.retry_after, answer.date, self._clock.wall())
         # A second redirect is refused there.
         error = classify(call.endpoint, answer.status, answer.body, retry_after=asked)
-        if choice.head_refused(error, answer.status, connected=True, size=token_size):
+        if choice.head_refused(error, answer.status, connected=True, size=size):
             raise HeadRefusedError(error, answered=True)
         raise error
+
+    async def _send(self, endpoint: Endpoint, call: Call, cookies: Cookies, progress: Progress) -> Answer:
+        """One answer, asked for with the cookies that are due; what it sets counts, whatever its status."""
+        sent = self._clock.boot()
+        call = replace(call, headers={**call.headers, **cookies.header(call.url, sent)})
+        answer = await endpoint.transport.send(call, progress)
+        cookies.heard(call.url, answer.cookies, answer.date, sent)
+        return answer
+
+
+def _limit(timer: asyncio.Timeout, seconds: float) -> None:
+    timer.reschedule(None if math.isinf(seconds) else asyncio.get_running_loop().time() + seconds)

@@ -5,7 +5,6 @@ All of it is decided from an injected clock and chance; nothing here opens a soc
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import hashlib
 import ipaddress
@@ -19,6 +18,7 @@ from msgspec.structs import replace
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.http import URL
+from agent.kbs.slots import Slots
 from agent.kbs.transport import Transport
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Endpoint:
         index: place in the configured order, from 0; the only name it has in metrics.
         settings: its own URL, roots and pins.
         breaker: its health.
-        slots: bounds the exchanges under way.
+        slots: bounds the exchanges under way, and shares them out.
         transport: its connections.
         head_limit: bytes of a token that it may take in a head: one byte less than the smallest refused.
         last: code of the last failure, for callers that never got a connection.
@@ -145,7 +145,7 @@ class Endpoint:
         self.index = index
         self.settings = settings
         self.breaker = breaker
-        self.slots = asyncio.Semaphore(limits.KBS_CONNECTIONS)
+        self.slots = Slots()
         # T-KBS-80: only an answer that is the broker's for certain says what time it is.
         self.transport = Transport(
             settings,

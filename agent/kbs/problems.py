@@ -52,6 +52,9 @@ _ANYWHERE: Final[Mapping[str, ErrorCode]] = {
     "HTTPSFailed": ErrorCode.KBS_BAD_RESPONSE,
 }
 
+_PASSING: Final = frozenset({408, 421, 425, 429})
+"""Timed out, sent to the wrong place, too early, too many: about the moment or the connection, as 5xx is."""
+
 _BY_STATUS: Final[Mapping[int, str]] = {
     400: "it could not read the request",
     404: "there is no KBS at this address; is the URL right, or is it another service?",
@@ -139,7 +142,7 @@ def _by_name(endpoint: str, name: str, detail: str, where: str) -> AgentError | 
 
 
 def _by_status(status: int, where: str, name: str | None) -> AgentError:
-    if status == 429 or 500 <= status < 600:
+    if status in _PASSING or 500 <= status < 600:
         return AgentError(ErrorCode.KBS_BUSY, where, problem=name)
     cause = _BY_STATUS.get(status, "this is not how a KBS answers")
     return AgentError(ErrorCode.KBS_BAD_RESPONSE, f"{where}: {cause}", problem=name)

@@ -19,6 +19,7 @@ import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.kbs import cookies
 from agent.kbs.credential import COOKIE_VALUE, SessionRef
 from agent.kbs.keys import TeeKey
 from agent.kbs.messages import jwt_payload, parse
@@ -124,7 +125,7 @@ def token_identity(
 
 
 def wipe_when_dropped(token: KbsToken) -> None:
-    """Overwrite JWT and session cookie once the last holder lets go of ``token``.
+    """Overwrite JWT and cookies once the last holder lets go of ``token``.
 
     Callers hold a token while an answer for it is under way, so a renewed one lives exactly until then.
     What this cannot reach: the copies made for each request's head, which Python frees without overwriting.
@@ -132,7 +133,7 @@ def wipe_when_dropped(token: KbsToken) -> None:
     """
     weakref.finalize(token, token.jwt.wipe)
     if token.session is not None:
-        weakref.finalize(token, token.session.cookie.wipe)
+        weakref.finalize(token, token.session.wipe)
 
 
 class TokenSource(Protocol):
@@ -153,10 +154,23 @@ class _Claims(msgspec.Struct, frozen=True):
     nbf: float | None = None
 
 
-class _ExportedSession(msgspec.Struct, frozen=True):
+class _ExportedCookie(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a balancer; ``seconds`` left, None: as long as the session."""
+
+    name: str
+    value: str
+    origin: str
+    path: str
+    domain: str = ""
+    secure: bool = False
+    seconds: float | None = None
+
+
+class _ExportedSession(msgspec.Struct, frozen=True, omit_defaults=True):
     cookie: str
     endpoint: str
     seconds: float
+    others: tuple[_ExportedCookie, ...] = ()
 
 
 class _Exported(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -186,13 +200,15 @@ def token_digest(jwt: Secret) -> bytes:
 def encode_token(token: KbsToken, clock: Clock | None = None) -> Secret:
     """GetToken's answer for type ``kbs``: JSON ``{"token", "tee_keypair"}`` (kbs_protocol.md 5.1).
 
-    With a clock also ``session``, for another role of ours: the broker's session and its seconds left.
+    With a clock also ``session``, for another role of ours: the broker's session, its seconds left and the
+    cookies that lead a balancer to it. Who does not know these reads the rest.
     """
     session = None
     if clock is not None and token.session is not None:
         ref = token.session
         cookie = ref.cookie.reveal().decode("ascii")
-        session = _ExportedSession(cookie, ref.endpoint, max(0.0, ref.until - clock.boot()))
+        left = max(0.0, ref.until - clock.boot())
+        session = _ExportedSession(cookie, ref.endpoint, left, _others(ref, clock.boot()))
     pem = token.key.pem().reveal().decode("ascii")
     return Secret(msgspec.json.encode(_Exported(token.jwt.reveal().decode("ascii"), pem, session)))
 
@@ -226,14 +242,44 @@ def decode_token(body: bytes, clock: Clock) -> KbsToken:
     return KbsToken(jwt, key, clock.boot() + life, session=_session(exported.session, clock))
 
 
+def _others(session: SessionRef, now: float) -> tuple[_ExportedCookie, ...]:
+    return tuple(
+        _ExportedCookie(
+            one.name,
+            one.value.reveal().decode("ascii"),
+            one.origin,
+            one.path,
+            one.domain,
+            one.secure,
+            None if math.isinf(one.until) else one.until - now,
+        )
+        for one in session.jar.cookies
+        if one.until > now
+    )
+
+
 def _session(told: _ExportedSession | None, clock: Clock) -> SessionRef | None:
     if told is None or not math.isfinite(told.seconds):
         return None
     # T-TOKEN-44: it becomes a head line, so what a broker's cookie may not hold is not believed here either.
     if not COOKIE_VALUE.fullmatch(told.cookie):
         return None
-    until = clock.boot() + min(max(0.0, told.seconds), limits.TOKEN_MAX_LIFE)
-    return SessionRef(Secret(told.cookie.encode("ascii")), told.endpoint, until)
+    now = clock.boot()
+    until = now + min(max(0.0, told.seconds), limits.TOKEN_MAX_LIFE)
+    jar = cookies.Jar(cookies.bounded(_cookie(one, now) for one in told.others if _believed(one)))
+    return SessionRef(Secret(told.cookie.encode("ascii")), told.endpoint, until, jar)
+
+
+def _believed(told: _ExportedCookie) -> bool:
+    # T-KBS-104: the same for those beside it.
+    life = told.seconds is None or math.isfinite(told.seconds)
+    return life and told.name != cookies.SESSION and cookies.usable(told.name, told.value, told.path)
+
+
+def _cookie(told: _ExportedCookie, now: float) -> cookies.Cookie:
+    until = math.inf if told.seconds is None else now + min(told.seconds, limits.SESSION_MAX_LIFE)
+    value = Secret(told.value.encode())
+    return cookies.Cookie(told.name, value, told.origin, told.domain, told.path, told.secure, until)
 
 
 def _claims(jwt: Secret) -> _Claims:

@@ -38,7 +38,6 @@ EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 """What the kernel says when this guest, not its peer, has nothing left."""
 
 _CHUNK: Final = 64 * limits.KIB
-_MAX_COOKIES: Final = 8
 _PROXY: Final = re.compile(
     r"https?://(?:[A-Za-z0-9._~!$&'()*+,;=%-]+(?::[A-Za-z0-9._~!$&'()*+,;=%-]*)?@)?"
     r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?",
@@ -81,7 +80,7 @@ class Answer(msgspec.Struct, frozen=True):
         status: HTTP status.
         media_type: lower case, without parameters; empty when there is none.
         body: as received; empty for redirects and for error pages above ``limits.KBS_MAX_PROBLEM``.
-        cookies: ``Set-Cookie`` lines.
+        cookies: ``Set-Cookie`` lines, all of them.
         location: ``Location`` of a redirect.
         date: ``Date``, as sent.
         retry_after: ``Retry-After``, as sent.
@@ -211,9 +210,12 @@ async def _read(response: aiohttp.ClientResponse, call: Call) -> Answer:
     if media_type and not _MEDIA_TYPE.fullmatch(media_type):
         media_type = "unreadable"
     where = f"/{call.endpoint} answered {response.status}, content type {media_type or 'none'}"
+    cookies = tuple(response.headers.getall("Set-Cookie", []))
+    date, later = (response.headers.get(name, "") for name in ("Date", "Retry-After"))
     if response.status in REDIRECTS:
         response.close()
-        return Answer(response.status, media_type, b"", location=response.headers.get("Location", ""))
+        there = response.headers.get("Location", "")
+        return Answer(response.status, media_type, b"", cookies, location=there, date=date)
     good = response.status == 200
     # T-KBS-66: nothing is decompressed, so an answer is never larger than what came over the wire.
     if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
@@ -226,8 +228,6 @@ async def _read(response: aiohttp.ClientResponse, call: Call) -> Answer:
         if good:
             raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, f"{where}: more than {call.largest} bytes")
         response.close()  # some proxy's error page: its status says enough
-    cookies = tuple(response.headers.getall("Set-Cookie", [])[:_MAX_COOKIES])
-    date, later = (response.headers.get(name, "") for name in ("Date", "Retry-After"))
     return Answer(response.status, media_type, body or b"", cookies, date=date, retry_after=later)
 
 

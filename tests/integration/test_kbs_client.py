@@ -289,17 +289,41 @@ async def test_a_post_follows_no_redirect(client_of: Callable[..., KbsClient], c
     assert len(server.heads) == 1
 
 
-@pytest.mark.parametrize("to", ["/moved/key?a=%2F", "http://127.0.0.1:{port}/moved/key?a=%2F"])
+RESOURCE = "/kbs/v0/resource/default/key/1"
+
+
+@pytest.mark.parametrize("to", [RESOURCE, f"/moved{RESOURCE}", f"http://127.0.0.1:{{port}}/moved{RESOURCE}"])
 async def test_a_redirect_within_the_broker_is_followed_once(
     client_of: Callable[..., KbsClient], to: str
 ) -> None:
-    server = RawServer(b"")
-    await server.start()
-    there = redirect(to.format(port=server.port))
-    server.script = [there, reply(b"value"), there, there, reply(b"too late")]
-    client = client_of(plain(server))
-    assert (await client.get(URI, TOKEN, soon()))[1] == b"value"
-    assert server.heads[1].startswith("GET /moved/key?a=%2F HTTP/1.1\r\n")
-    assert (await failure(client)).code is ErrorCode.KBS_REDIRECT_REFUSED
-    assert len(server.heads) == 4
-    await server.stop()
+    async with raw_server(b"") as server:
+        there = redirect(to.format(port=server.port))
+        server.script = [there, reply(b"value"), there, there, reply(b"too late")]
+        client = client_of(plain(server))
+        assert (await client.get(URI, TOKEN, soon()))[1] == b"value"
+        assert server.heads[1].startswith(f"GET {to.removeprefix('http://127.0.0.1:{port}')} HTTP/1.1\r\n")
+        assert (await failure(client)).code is ErrorCode.KBS_REDIRECT_REFUSED
+        assert len(server.heads) == 4
+
+
+@pytest.mark.parametrize(
+    "to", ["/moved/key", "/kbs/v0/resource/default/key/2", f"{RESOURCE}?a=1", f"/x/..{RESOURCE}", "1"]
+)
+async def test_a_redirect_to_another_resource_is_refused(
+    client_of: Callable[..., KbsClient], to: str
+) -> None:
+    async with raw_server(redirect(to), reply(b"another secret")) as server:
+        assert (await failure(client_of(plain(server)))).code is ErrorCode.KBS_REDIRECT_REFUSED
+        assert len(server.heads) == 1
+
+
+async def test_a_redirect_that_sets_a_cookie_is_followed_with_it(client_of: Callable[..., KbsClient]) -> None:
+    there = reply(b"", "302 Found", f"Location: {RESOURCE}\r\nSet-Cookie: route=a1; Path=/; HttpOnly\r\n")
+    async with raw_server(there, reply(b"value")) as server:
+        client = client_of(plain(server))
+        assert (await client.get(URI, TOKEN, soon()))[1] == b"value"
+        assert "Cookie" not in server.heads[0]
+        assert "Cookie: route=a1\r\n" in server.heads[1]
+        assert "Authorization: Bearer canary.token.value\r\n" in server.heads[1]
+        await client.get(URI, TOKEN, soon())
+        assert "Cookie" not in server.heads[2]  # a token needs no cookie: the next request begins without

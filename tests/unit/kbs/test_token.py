@@ -9,11 +9,13 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.config import limits
 from agent.config.model import KeyAlgorithm
 from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
+from agent.kbs.cookies import Cookie, Jar, Place
 from agent.kbs.credential import SessionRef
 from agent.kbs.keys import TeeKey
 from agent.kbs.token import (
@@ -131,6 +133,69 @@ def test_export_is_what_the_rust_hub_reads(algorithm: KeyAlgorithm) -> None:
     assert (back.jwt, back.key.jwk(), back.expires) == (token.jwt, token.key.jwk(), token.expires)
 
 
+def balanced() -> KbsToken:
+    place = Place("https://kbs:443", "kbs", "/kbs/v0/auth", secure=True)
+    lines = ("lb=a=b; Path=/; Secure; Max-Age=60", "route=x; Domain=kbs", "old=1; Max-Age=5")
+    session = SessionRef(Secret(b"id"), "https://kbs", 1300.0, Jar().updated(lines, place, "", 1000.0))
+    return KbsToken(jwt({"iat": WALL, "exp": WALL + 300}), KEY, 1300.0, session)
+
+
+def test_the_cookies_of_a_balancer_go_along_with_a_session() -> None:
+    token = balanced()
+    body = encode_token(token, FakeClock(boot=1010.0, wall=WALL)).reveal()
+    back = decode_token(body, FakeClock(boot=50.0, wall=WALL)).session
+    assert back is not None
+    place = Place("https://kbs:443", "kbs", "/kbs/v0/attest", secure=True)
+    assert back.jar.header(place, 50.0) == "route=x; lb=a=b"
+    assert back.jar.header(place, 99.0) == "route=x; lb=a=b"
+    assert back.jar.header(place, 101.0) == "route=x"
+    assert (back.cookie.reveal(), back.until) == (b"id", 340.0)
+
+
+def test_a_session_of_an_older_agent_has_no_other_cookies() -> None:
+    plain = replace(balanced(), session=SessionRef(Secret(b"id"), "https://kbs", 1300.0))
+    document = json.loads(encode_token(plain, clock()).reveal())
+    assert list(document["session"]) == ["cookie", "endpoint", "seconds"]
+    back = decode_token(json.dumps(document).encode(), clock()).session
+    assert back is not None
+    assert back.jar.cookies == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": "a; kbs-session-id=b"},
+        {"value": "a\r\nX: y"},
+        {"name": "a=b"},
+        {"name": ""},
+        {"name": "kbs-session-id"},
+        {"path": "relative"},
+        {"seconds": -5},
+        {"seconds": 1e999},
+    ],
+)
+def test_a_cookie_that_may_not_stand_in_a_head_does_not_come_in(change: dict[str, object]) -> None:
+    document = json.loads(encode_token(balanced(), clock()).reveal())
+    document["session"]["others"][0].update(change)
+    body = json.dumps(document).replace("Infinity", "1e999").encode()
+    try:
+        session = decode_token(body, clock()).session
+    except AgentError as error:
+        assert error.code is ErrorCode.KBS_BAD_RESPONSE  # noqa: PT017 - either way nothing of it is used
+        return
+    assert session is not None
+    place = Place("https://kbs:443", "kbs", "/kbs/v0/attest", secure=True)
+    assert session.jar.header(place, 1000.0) == "route=x; old=1"
+
+
+def test_no_more_cookies_come_in_than_a_session_keeps() -> None:
+    document = json.loads(encode_token(balanced(), clock()).reveal())
+    document["session"]["others"] *= 100
+    session = decode_token(json.dumps(document).encode(), clock()).session
+    assert session is not None
+    assert len(session.jar.cookies) == limits.KBS_COOKIES
+
+
 def exported(payload: object) -> bytes:
     return encode_token(KbsToken(jwt(payload), KEY, 0.0)).reveal()
 
@@ -244,13 +309,14 @@ def test_an_identity_gives_nothing_away() -> None:
 
 def test_a_token_is_wiped_with_its_last_holder() -> None:
     secret, cookie = Secret(b"token"), Secret(b"cookie")
-    token = KbsToken(secret, KEY, 1.0, SessionRef(cookie, "https://kbs", 1.0))
+    other = Cookie("lb", Secret(b"other"), "https://kbs:443", "", "/", secure=True, until=1.0)
+    token = KbsToken(secret, KEY, 1.0, SessionRef(cookie, "https://kbs", 1.0, Jar((other,))))
     wipe_when_dropped(token)
     second = token
     del token
     assert secret.reveal() == b"token"
     del second
-    assert len(secret) == len(cookie) == 0
+    assert len(secret) == len(cookie) == len(other.value) == 0
 
 
 SCALAR = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
