@@ -15,6 +15,7 @@ import pytest
 
 from agent import handover
 from agent.cli.launch import _bind
+from agent.daemon import gateway
 from agent.devkit.playground import playground
 from agent.errors import AgentError, ErrorCode
 from agent.serve.rest.address import bind_tcp, with_twins
@@ -187,6 +188,39 @@ async def test_a_daemon_answers_at_both_and_asks_itself_at_both() -> None:
     for url in (first, second):
         with pytest.raises(OSError, match=r"refused|Connect call failed"):
             await http(f"{url}/healthz")
+
+
+async def test_both_stop_within_one_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a request under way at each, and none taken at the other meanwhile."""
+    began = [asyncio.Event(), asyncio.Event()]
+    over = asyncio.Event()
+
+    class Slow:
+        def __init__(self, number: int, listener: socket.socket) -> None:
+            self.number, self.listener = number, listener
+
+        async def cleanup(self) -> None:
+            self.listener.close()
+            began[self.number].set()
+            await over.wait()
+
+    made: list[Slow] = []
+
+    async def serve(_: object, sock: socket.socket) -> Slow:
+        made.append(Slow(len(made), sock))
+        return made[-1]
+
+    monkeypatch.setattr(gateway, "serve", serve)
+    async with playground() as place:
+        assert place.daemon.gateway is not None
+        closing = asyncio.create_task(place.daemon.gateway.close())
+        try:
+            async with asyncio.timeout(20):
+                for one in began:
+                    await one.wait()
+        finally:
+            over.set()
+            await closing
 
 
 async def in_a_network_of_its_own(prepare: str, code: str) -> tuple[str, str]:
