@@ -1,0 +1,148 @@
+"""A memory cgroup for one program: version 2 or 1, whichever this machine lets us set.
+
+The program is in the group before its first instruction, and whoever started it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ENTER: Final = 'echo $$ > "$1"; shift; exec "$@"'
+PATIENCE_S: Final = 5.0
+"""A group can be removed a moment after its last process has ended."""
+
+
+class CgroupError(Exception):
+    """No group can be made here; the text says what was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What one version calls things. ``swap`` is set where the kernel counts swap."""
+
+    limit: str
+    swap: str
+    used: str
+    kills: str
+    unlimited_swap: bool
+    """Version 1 counts memory and swap together, so its limit is the same number; version 2 takes 0."""
+
+
+V1: Final = Names("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.usage_in_bytes",
+                  "memory.oom_control", unlimited_swap=True)  # fmt: skip
+V2: Final = Names("memory.max", "memory.swap.max", "memory.current", "memory.events", unlimited_swap=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group with a limit."""
+
+    path: Path
+    names: Names
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        """The command, run inside the group."""
+        return ("/bin/sh", "-ec", ENTER, "sh", str(self.path / "cgroup.procs"), *words)
+
+    def used(self) -> int:
+        """Bytes the group holds now, page cache included."""
+        return int((self.path / self.names.used).read_text())
+
+    def killed(self) -> int:
+        """How many of its processes the kernel has ended for want of memory."""
+        lines = (self.path / self.names.kills).read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+    def processes(self) -> list[int]:
+        """Ids of the processes in it."""
+        return [int(word) for word in (self.path / "cgroup.procs").read_text().split()]
+
+
+@contextmanager
+def memory(limit: int) -> Iterator[Group]:
+    """A new group that may hold ``limit`` bytes and no swap; removed afterwards, when its processes are gone.
+
+    Raises:
+        CgroupError: none can be made.
+    """
+    group = _make(limit)
+    try:
+        yield group
+    finally:
+        _remove(group.path)
+
+
+def _make(limit: int) -> Group:
+    reasons = []
+    for parent, names in _parents():
+        path = parent / f"coco-test-{secrets.token_hex(4)}"
+        try:
+            if names is V2:
+                _enable(parent)
+            path.mkdir()
+        except OSError as error:
+            reasons.append(f"{parent}: {error.strerror}")
+            continue
+        try:
+            _limit(path, names, limit)
+        except OSError as error:
+            path.rmdir()
+            reasons.append(f"{parent}: {error.strerror}")
+            continue
+        return Group(path, names)
+    tried = "; ".join(reasons) or "no memory controller is mounted"
+    raise CgroupError(f"no memory cgroup can be set ({tried}). Run as root, or with a delegated cgroup")
+
+
+def _limit(path: Path, names: Names, limit: int) -> None:
+    (path / names.limit).write_text(str(limit))
+    if (path / names.swap).exists():
+        (path / names.swap).write_text(str(limit if names.unlimited_swap else 0))
+
+
+def _enable(parent: Path) -> None:
+    """Version 2: children get the memory controller only when their parent hands it on."""
+    switch = parent / "cgroup.subtree_control"
+    if "memory" not in switch.read_text().split():
+        switch.write_text("+memory")
+
+
+def _parents() -> Iterator[tuple[Path, Names]]:
+    """Where a group may be made, version 2 first; where it is mounted, then where this process is."""
+    own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for kind, names, controllers in (("cgroup2", V2, ""), ("cgroup", V1, "memory")):
+        for fields in mounts:
+            after = fields.index("-")
+            if fields[after + 1] != kind or (names is V1 and "memory" not in fields[after + 3].split(",")):
+                continue
+            root, top = fields[3], Path(fields[4])
+            if names is V2 and "memory" not in _words(top / "cgroup.controllers"):
+                continue
+            yield top, names
+            inside = own.get(controllers, "/")
+            if inside not in (root, "/"):
+                yield top / os.path.relpath(inside, root), names
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def _remove(path: Path) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        with suppress(OSError):  # busy: a process is still ending
+            path.rmdir()
+            return
+        time.sleep(0.05)
+    path.rmdir()
