@@ -14,13 +14,14 @@ import os
 import statistics
 import sys
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.bench import bundle, material, rest
 from tests.bench.__main__ import checkout
-from tests.bench.children import BenchError
+from tests.bench.children import BenchError, child
 from tests.bench.extension import inside
 from tests.bench.figures import Figures
 from tests.bench.inside import gap
@@ -28,7 +29,7 @@ from tests.bench.parts import bench, boot_at_20ms, memory
 from tests.bench.plan import Plan, cores
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from tests.bench.parts import Bench
 
@@ -144,10 +145,21 @@ def rows(pairs: Sequence[tuple[Sample, Sample]]) -> list[Row]:
     ]
 
 
+@asynccontextmanager
+async def _neighbours(run: Bench, other: Path) -> AsyncIterator[None]:
+    """Two idle processes of the other environment: PSS divides libraries by the processes that map them, and
+    this side's are mapped by the bench and by its broker."""
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            idle = child("broker", str(run.folder), cpu=run.load_cpu, checkout=other)
+            await (await stack.enter_async_context(idle)).read()
+        yield
+
+
 async def turns(other: Path, names: Sequence[str], pairs: int) -> list[Row]:
     """Measure, a part at a time, so that the two sides of a round are seconds apart."""
     found: list[Row] = []
-    async with bench(ONCE, Figures(), cores()) as run:
+    async with bench(ONCE, Figures(), cores()) as run, _neighbours(run, other):
         sides = (run, replace(run, checkout=other))
         for name in names:
             seen = []
@@ -169,7 +181,7 @@ def main() -> int:
     parser.add_argument("other", type=checkout, help="the checkout to compare with")
     parser.add_argument("part", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"rounds (default: {PAIRS})")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if unknown := set(arguments.part) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     names = arguments.part or list(PARTS)
