@@ -27,19 +27,23 @@ class CgroupError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What one version calls things. ``swap`` is set where the kernel counts swap."""
+    """What one version calls things.
+
+    Attributes:
+        limit: file with the limit of memory.
+        swap: file with that of swap; there only where the kernel counts it.
+        kills: file with the line ``oom_kill``.
+        together: ``swap`` counts memory as well, so that no swap is the same number and not 0.
+    """
 
     limit: str
     swap: str
-    used: str
     kills: str
-    unlimited_swap: bool
-    """Version 1 counts memory and swap together, so its limit is the same number; version 2 takes 0."""
+    together: bool
 
 
-V1: Final = Names("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.usage_in_bytes",
-                  "memory.oom_control", unlimited_swap=True)  # fmt: skip
-V2: Final = Names("memory.max", "memory.swap.max", "memory.current", "memory.events", unlimited_swap=False)
+V1: Final = Names("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control", together=True)
+V2: Final = Names("memory.max", "memory.swap.max", "memory.events", together=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,6 @@ class Group:
     def command(self, *words: str) -> tuple[str, ...]:
         """The command, run inside the group."""
         return ("/bin/sh", "-ec", ENTER, "sh", str(self.path / "cgroup.procs"), *words)
-
-    def used(self) -> int:
-        """Bytes the group holds now, page cache included."""
-        return int((self.path / self.names.used).read_text())
 
     def killed(self) -> int:
         """How many of its processes the kernel has ended for want of memory."""
@@ -83,7 +83,8 @@ def memory(limit: int) -> Iterator[Group]:
 
 def _make(limit: int) -> Group:
     reasons = []
-    for parent, names in _parents():
+    own, mounts = Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
+    for parent, names in parents(own, mounts):
         path = parent / f"coco-test-{secrets.token_hex(4)}"
         try:
             if names is V2:
@@ -93,7 +94,7 @@ def _make(limit: int) -> Group:
             reasons.append(f"{parent}: {error.strerror}")
             continue
         try:
-            _limit(path, names, limit)
+            confine(path, names, limit)
         except OSError as error:
             path.rmdir()
             reasons.append(f"{parent}: {error.strerror}")
@@ -103,10 +104,11 @@ def _make(limit: int) -> Group:
     raise CgroupError(f"no memory cgroup can be set ({tried}). Run as root, or with a delegated cgroup")
 
 
-def _limit(path: Path, names: Names, limit: int) -> None:
+def confine(path: Path, names: Names, limit: int) -> None:
+    """Write the limits of a new group."""
     (path / names.limit).write_text(str(limit))
     if (path / names.swap).exists():
-        (path / names.swap).write_text(str(limit if names.unlimited_swap else 0))
+        (path / names.swap).write_text(str(limit if names.together else 0))
 
 
 def _enable(parent: Path) -> None:
@@ -116,26 +118,30 @@ def _enable(parent: Path) -> None:
         switch.write_text("+memory")
 
 
-def _parents() -> Iterator[tuple[Path, Names]]:
-    """Where a group may be made, version 2 first; where it is mounted, then where this process is."""
-    own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
-    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for kind, names, controllers in (("cgroup2", V2, ""), ("cgroup", V1, "memory")):
-        for fields in mounts:
-            after = fields.index("-")
-            if fields[after + 1] != kind or (names is V1 and "memory" not in fields[after + 3].split(",")):
-                continue
-            root, top = fields[3], Path(fields[4])
-            if names is V2 and "memory" not in _words(top / "cgroup.controllers"):
+def parents(own: str, mounts: str) -> Iterator[tuple[Path, Names]]:
+    """Where a group may be made, version 2 first; where it is mounted, then where this process is.
+
+    Args:
+        own: text of ``/proc/self/cgroup``.
+        mounts: text of ``/proc/self/mountinfo``.
+    """
+    within = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in own.splitlines()}
+    for kind, names, controller in (("cgroup2", V2, ""), ("cgroup", V1, "memory")):
+        for fields in map(str.split, mounts.splitlines()):
+            root, top, after = fields[3], Path(fields[4]), fields.index("-")
+            if fields[after + 1] != kind or not _has_memory(top, names, fields[after + 3]):
                 continue
             yield top, names
-            inside = own.get(controllers, "/")
-            if inside not in (root, "/"):
+            inside = within.get(controller, root)
+            if inside != root and inside.startswith(root):
                 yield top / os.path.relpath(inside, root), names
 
 
-def _words(path: Path) -> list[str]:
-    return path.read_text().split() if path.exists() else []
+def _has_memory(top: Path, names: Names, options: str) -> bool:
+    if names is V1:
+        return "memory" in options.split(",")
+    controllers = top / "cgroup.controllers"
+    return controllers.exists() and "memory" in controllers.read_text().split()
 
 
 def _remove(path: Path) -> None:
