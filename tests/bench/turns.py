@@ -4,6 +4,7 @@ The other one needs an environment of its own in ``.venv`` (``make .venv/.ready`
 cost model are this checkout's on both sides, so only the agents differ. Every figure is taken once a side and
 round; which side is first changes from round to round. Printed are both medians and the median of the rounds'
 ratios with the smallest and the largest of them: what a checkout against itself shows there is the noise.
+Processor times (``_cpu_``) vary least when other work runs on the machine.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.bench import bundle, material, rest
 from tests.bench.__main__ import checkout
+from tests.bench.agent import cpu_seconds
 from tests.bench.children import BenchError, child
 from tests.bench.extension import inside
 from tests.bench.figures import Figures
@@ -51,7 +53,11 @@ async def start(run: Bench) -> Sample:
     begin = time.perf_counter()
     async with run.agent() as running:
         await rest.get(f"{running.rest}/cdh/resource/{material.HOT}")
-        return {"listen_s": running.listen_s, "exec_to_secret_s": time.perf_counter() - begin}
+        return {
+            "listen_s": running.listen_s,
+            "listen_cpu_s": running.listen_cpu_s,
+            "exec_to_secret_s": time.perf_counter() - begin,
+        }
 
 
 async def footprint(run: Bench) -> Sample:
@@ -66,8 +72,11 @@ async def load(run: Bench) -> Sample:
         paths = [f"/cdh/resource/{path}" for path in asked]
         async with run.agent(cache=state == "cached") as running:
             await rest.get(f"{running.rest}{paths[0]}")
+            before = cpu_seconds(running.pid)
             rates = await rest.wrk(running.rest, paths, AT_ONCE, run.plan.load_s, run.load_cpu)
+            used = cpu_seconds(running.pid) - before
         seen[f"rest_{state}_c{AT_ONCE}_rps"] = rates["rps"]
+        seen[f"rest_{state}_cpu_us"] = used / rates["requests"] * 1e6
     return seen
 
 

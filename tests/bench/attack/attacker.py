@@ -1,5 +1,5 @@
-"""Helper: one container's worth of bad connections. Arguments: the attack's name and where the agent listens,
-``host:port`` or a socket's path.
+"""Helper: the bad connections of one container. Arguments: the attack's name, how many connections, and where
+the agent listens, ``host:port`` or a socket's path.
 
 ``go`` answers when all connections stand: each has sent all it wanted or the agent takes no more. They are
 kept up from then on: one that the agent ends is replaced, up to 100 of them a second. ``leave`` closes all.
@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.bench.attack.kinds import ATTACKS
@@ -160,7 +160,7 @@ class Attacker(threading.Thread):
 async def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    attacker = Attacker(ATTACKS[sys.argv[1]], sys.argv[2])
+    attacker = Attacker(replace(ATTACKS[sys.argv[1]], count=int(sys.argv[2])), sys.argv[3])
 
     async def handle(verb: str, arguments: dict[str, Any]) -> dict[str, object]:
         if verb == "go":

@@ -98,7 +98,7 @@ async def measure(run: Bench, attack: Attack) -> Result:
             await rest.get(f"{running.rest}/cdh/resource/{path}")
         prober = await _helper(stack, run, "prober", running.rest, running.hub)
         where = running.hub if attack.ttrpc else running.rest.removeprefix("http://")
-        attacker = await _helper(stack, run, "attacker", attack.name, where)
+        attacker = await _helper(stack, run, "attacker", attack.name, str(attack.count), where)
         return await _Scene(run, attack, running, group, prober, attacker).play()
 
 
