@@ -6,7 +6,6 @@ shows the same rows as figures.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,13 +30,8 @@ TRIES = 3
 
 @pytest.fixture(autouse=True)
 def _cgroup() -> None:
-    try:
-        with cgroup.memory(64 << 20):
-            return
-    except cgroup.CgroupError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
+    if reason := cgroup.missing():
+        pytest.skip(reason)
 
 
 async def measured(attack: Attack) -> Result:
@@ -46,7 +40,7 @@ async def measured(attack: Attack) -> Result:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-async def test_nobody_can_kill_starve_or_fatten_the_agent(name: str) -> None:
+async def test_under_attack_it_lives_answers_and_stays_small(name: str) -> None:
     for _ in range(TRIES):
         result = await measured(ATTACKS[name])
         print(summary(result))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import cgroup
 from tests.cgroup import V1, V2, Group, confine, parents
 
 HYBRID = """\
@@ -66,3 +67,27 @@ def test_the_kernels_count_of_ended_processes(tmp_path: Path) -> None:
     (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     assert Group(tmp_path, V2).killed() == 1
     assert Group(tmp_path, V1).killed() == 3
+
+
+@pytest.fixture
+def _no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "parents", lambda own, mounts: iter(()))
+
+
+@pytest.mark.usefixtures("_no_group")
+def test_without_a_group_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    assert "no memory controller is mounted" in cgroup.missing()
+
+
+@pytest.mark.usefixtures("_no_group")
+def test_in_ci_that_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(cgroup.CgroupError, match="Run as root"):
+        cgroup.missing()
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(cgroup, "parents", lambda own, mounts: iter([(tmp_path / "absent", V1)]))
+    assert f"{tmp_path}/absent: No such file or directory" in cgroup.missing()
