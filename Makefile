@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit integration vm e2e image container bench scale generate lock clean
+.PHONY: help demo test lint types unit integration vm e2e image container bench attack scale generate lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ container: $(READY) ## Build the Containerfile with buildah, run the image, ask 
 
 bench: $(READY) ## Speed, memory and a pod's boot against upstream's cost model; writes bench.json
 	@$(BIN)/python -m tests.bench
+
+attack: $(READY) ## One container attacks: life, answers and memory of the agent (root, for a memory cgroup)
+	@$(BIN)/python -m tests.bench attack
 
 scale: $(READY) ## Simulate a thundering herd; rewrite the figures of docs/scale.md
 	@$(BIN)/python -m tests.bench.herd

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.devkit.kbs import DevKbs
+from agent.devkit.kbs import DevKbs, Fault, Kind
 from agent.devkit.pki import Authority
 from tests.bench import material
 from tests.bench.children import obey, say
@@ -25,11 +25,17 @@ async def main() -> None:
     async with DevKbs(tls=tls) as kbs:
         for path, value in material.read_held(folder).items():
             kbs.put(path, value)
+        kbs.put(material.BIG, material.BIG_VALUE)
 
         async def handle(verb: str, arguments: dict[str, Any]) -> dict[str, object]:
             counted: dict[str, object] = dict(kbs.counters)
-            if verb == "reset":
-                kbs.counters.reset()
+            match verb:
+                case "reset":
+                    kbs.counters.reset()
+                case "silence":
+                    kbs.faults.on("resource", Fault(Kind.BLACK_HOLE))
+                case "speak":
+                    kbs.faults.clear()
             return counted
 
         say(url=kbs.url)

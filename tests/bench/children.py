@@ -68,18 +68,22 @@ async def child(
     cpu: int | None = None,
     log: Path | None = None,
     prefix: Sequence[str] = (),
+    checkout: Path | None = None,
 ) -> AsyncIterator[Child]:
     """Run ``python -m tests.bench.<module>``; its first answer is what it has to say when it is ready.
 
     ``log`` takes its standard error. ``prefix`` is a command that runs it, in namespaces for example.
+    ``checkout`` is another checkout with an environment in ``.venv``, whose helper is run.
     """
     stderr = log.open("wb") if log is not None else None
+    python = str(checkout / ".venv/bin/python") if checkout is not None else sys.executable
     try:
         program = await asyncio.create_subprocess_exec(
-            *pinned(cpu, *prefix, sys.executable, "-m", f"tests.bench.{module}", *arguments),
+            *pinned(cpu, *prefix, python, "-m", f"tests.bench.{module}", *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
+            cwd=checkout,
             limit=LINE_MAX,
         )
     finally:

@@ -74,6 +74,21 @@ def _boot(ours: str, quote: str, *, target: bool = False) -> Iterable[Figure]:
     yield Figure(f"{ours}_ratio_64", f"{quote}, 64 callers: ratio, pair-wise", least=4 if target else None)
 
 
+def _attack(name: str, text: str) -> Iterable[Figure]:
+    name, text = f"attack_{name}", f"attack, {text}"
+    yield Figure(f"{name}_lived", f"{text}: the agent lived (1) in a memory cgroup of 256 MiB", least=1)
+    yield Figure(f"{name}_healthz_ms", f"{text}: slowest answer of /healthz", most=100)
+    yield Figure(f"{name}_healthz_p99_ms", f"{text}: /healthz, 99th percentile")
+    yield Figure(f"{name}_cached_ms", f"{text}: another caller's slowest cached resource", most=100)
+    yield Figure(f"{name}_cached_p99_ms", f"{text}: cached resource, 99th percentile")
+    yield Figure(f"{name}_control_ms", f"{text}: slowest of all answers just before it")
+    yield Figure(f"{name}_rss_before_mb", f"{text}: resident memory before")
+    yield Figure(f"{name}_rss_peak_mb", f"{text}: resident memory at its highest")
+    yield Figure(f"{name}_growth_mb", f"{text}: growth, the larger of RSS and PSS", most=64)
+    yield Figure(f"{name}_rss_after_mb", f"{text}: resident memory afterwards")
+    yield Figure(f"{name}_after_ratio", f"{text}: after over before, the larger of RSS and PSS", most=1.1)
+
+
 FIGURES: Final = (
     Figure("listen_s", "exec until all sockets listen", most=0.8),
     Figure("listen_cpu_s", "processor time until then"),
@@ -85,6 +100,8 @@ FIGURES: Final = (
     Figure("cold_1000_attestations", "attestations for 1 000 cold callers", most=1),
     Figure("cold_1000_kbs_requests", "KBS requests for them"),
     *_load("rest", "cached", "REST GET from the cache"),
+    Figure("rest_cached_vs_nginx", "the same, 16 at a time, over nginx with one worker: ratio of requests/s"),
+    Figure("nginx_rps", "nginx with the same body in memory, 16 at a time: requests/s"),
     *_load("rest", "warm", "REST GET, token held"),
     *_cold("rest", "REST GET"),
     *_load("ttrpc", "cached", "ttrpc GetResource from the cache"),
@@ -108,6 +125,11 @@ FIGURES: Final = (
     Figure("boot_each_kbs_requests", "64 callers, each asks for all of it: KBS requests, the agent"),
     Figure("loop_gap_ms", "longest event-loop gap, 64 cold callers and a 3 s quote", most=50),
     Figure("loop_gap_cpu_ms", "processor time of the loop's thread in its longest gap"),
+    *_attack("bodies", "2 000 unfinished bodies"),
+    *_attack("unread", "1 500 unread answers of 1 MiB"),
+    *_attack("heads", "2 300 unfinished heads"),
+    *_attack("slow_names", "2 060 names the broker does not answer"),
+    *_attack("ttrpc", "256 unfinished ttrpc frames of 4 MiB"),
     Figure("profile_calls_per_request", "cached REST GET: Python function calls"),
     Figure("retained_bytes_per_request", "cached REST GET: memory kept afterwards"),
     Figure("layer_decrypt_mb_s", "image layer of 1 GiB, file to file, AES-CTR and HMAC: MB/s, best run"),

@@ -30,6 +30,10 @@ WARM: Final = tuple(f"default/warm/{number}" for number in range(64))
 
 HOT_VALUE: Final = b"0123456789abcdef0123456789abcdef"
 
+BIG: Final = "default/attack/big"
+BIG_VALUE: Final = bytes(1 << 20)
+"""For callers who leave their answers unread; no part of the boot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -19,9 +19,12 @@ from tests.bench import agent as programs
 from tests.bench import bundle as programs_in_image
 from tests.bench import material, rest
 from tests.bench.agent import cpu_seconds, memory_mb
+from tests.bench.attack.run import attacks
 from tests.bench.children import BenchError, Child, child
 from tests.bench.figures import Figures, median_ratio
+from tests.bench.inside import CALLERS, gap, profile
 from tests.bench.layers import layers
+from tests.bench.nginx import against_nginx
 from tests.bench.vm import virtual_machine
 
 if TYPE_CHECKING:
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
 
 CONNECTIONS: Final = (1, 16, 64)
 BURST: Final = 1000
-GAP_QUOTE_S: Final = 3.0
-CALLERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Bench:
         figures: results go here.
         agent_cpu: the processor of the agent.
         load_cpu: the processor of callers and broker.
+        checkout: whose agent is measured, with an environment in ``.venv``; this one's by default.
     """
 
     folder: Path
@@ -56,13 +58,26 @@ class Bench:
     figures: Figures
     agent_cpu: int | None
     load_cpu: int | None
+    checkout: Path | None = None
+
+    @property
+    def environment(self) -> Path:
+        """Where Python and ``coco-agent`` are."""
+        return self.checkout / ".venv/bin" if self.checkout is not None else Path(sys.executable).parent
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """How the agent is started."""
+        return (str(self.environment / "coco-agent"),)
 
     @asynccontextmanager
     async def agent(self, *, cache: bool = False) -> AsyncIterator[programs.Agent]:
         """A fresh agent program."""
         with tempfile.TemporaryDirectory(prefix="coco-bench-") as name:
             folder = Path(name).resolve()
-            async with programs.agent(folder, self.kbs_url, cache=cache, cpu=self.agent_cpu) as running:
+            async with programs.agent(
+                folder, self.kbs_url, cache=cache, cpu=self.agent_cpu, command=self.command
+            ) as running:
                 yield running
 
     @asynccontextmanager
@@ -77,20 +92,24 @@ class Bench:
         """A daemon with a slow quote."""
         root = (str(self.folder / "root.pem"),) if self.kbs_url.startswith("https:") else ()
         log = folder / "guest.log"
-        async with child("guest", str(folder), self.kbs_url, *root, log=log) as running:
+        async with child(
+            "guest", str(folder), self.kbs_url, *root, log=log, checkout=self.checkout
+        ) as running:
             await running.read()
             yield running
 
 
 @asynccontextmanager
-async def bench(plan: Plan, figures: Figures, cpus: tuple[int | None, int | None]) -> AsyncIterator[Bench]:
+async def bench(
+    plan: Plan, figures: Figures, cpus: tuple[int | None, int | None], checkout: Path | None = None
+) -> AsyncIterator[Bench]:
     """Make the material and start the broker."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coco-bench-"))).resolve()
         material.write(folder, *material.make())
         kbs = await stack.enter_async_context(child("broker", str(folder), cpu=cpus[1]))
         url = (await kbs.read())["url"]
-        yield Bench(folder, kbs, url, plan, figures, *cpus)
+        yield Bench(folder, kbs, url, plan, figures, *cpus, checkout)
 
 
 # --- start and memory ---------------------------------------------------------------------------
@@ -103,13 +122,18 @@ async def start(run: Bench) -> None:
             cpu.append(running.listen_cpu_s)
     run.figures.put("listen_s", statistics.median(wall))
     run.figures.put("listen_cpu_s", statistics.median(cpu))
-    run.figures.put("modules_at_start", modules_at_start())
+    run.figures.put("modules_at_start", modules_at_start(run))
+    await memory(run)
+
+
+async def memory(run: Bench) -> None:
+    """Memory after the start and after the demo's requests."""
     logging.disable(logging.WARNING)  # the broker's own warning that it protects nothing
     async with DevKbs() as kbs:
         wanted = demo.prepare(kbs)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name).resolve()
-            async with programs.agent(folder, kbs.url) as running:
+            async with programs.agent(folder, kbs.url, command=run.command) as running:
                 run.figures.put("rss_mb_idle", memory_mb(running.pid)[0])
                 await demo.steps(running.rest, folder, wanted, demo.Printer(quiet=True))
                 rss, pss = memory_mb(running.pid)
@@ -117,13 +141,14 @@ async def start(run: Bench) -> None:
                 run.figures.put("pss_mb", pss)
 
 
-def modules_at_start() -> int:
+def modules_at_start(run: Bench) -> int:
     """How many modules the daemon's start path imports."""
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, agent.cli.run; print(len(sys.modules))"],
+        [run.environment / "python", "-c", "import sys, agent.cli.run; print(len(sys.modules))"],
         capture_output=True,
         text=True,
         check=True,
+        cwd=run.checkout,
     )
     return int(done.stdout)
 
@@ -241,6 +266,12 @@ async def boot(run: Bench) -> None:
             await sides.compare("boot_tls", 0.02, plan.other_boots, plan.boots)
 
 
+async def boot_at_20ms(run: Bench) -> None:
+    """The boot with a quote of 20 ms and nothing else."""
+    async with _sides(run) as sides:
+        await sides.compare("boot", 0.02, run.plan.boots, run.plan.boots)
+
+
 @asynccontextmanager
 async def _sides(run: Bench) -> AsyncIterator[_Sides]:
     with tempfile.TemporaryDirectory(prefix="coco-bench-") as name:
@@ -331,53 +362,7 @@ class _Sides:
         return played["seconds"] * scale, counted
 
 
-# --- inside the daemon --------------------------------------------------------------------------
-async def gap(run: Bench) -> None:
-    """Longest event-loop gap while 64 cold callers wait for a 3 s quote that blocks a thread."""
-    with tempfile.TemporaryDirectory(prefix="coco-bench-") as name:
-        folder = Path(name).resolve()
-        async with run.guest(folder) as guest, run.calls(str(folder / "cdh.sock")) as calls:
-            gaps, cpu = [], []
-            for _ in range(run.plan.gaps):
-                url = (await guest.ask("fresh", latency=GAP_QUOTE_S, blocking=True))["rest"]
-                await guest.ask("gap-start")
-                await asyncio.gather(
-                    calls.ask("once", callers=CALLERS // 2),
-                    rest.burst(f"{url}/cdh/resource/{material.HOT}", CALLERS // 2, material.HOT_VALUE),
-                )
-                seen = await guest.ask("gap-stop")
-                gaps.append(seen["gap_ms"])
-                cpu.append(seen["gap_cpu_ms"])
-            run.figures.put("loop_gap_ms", statistics.median(gaps))
-            run.figures.put("loop_gap_cpu_ms", statistics.median(cpu))
-
-
-async def profile(run: Bench) -> list[str]:
-    """Where the time of a cached REST GET goes, and what memory it leaves behind; lines for the reader."""
-    lines = []
-    with tempfile.TemporaryDirectory(prefix="coco-bench-") as name:
-        async with run.guest(Path(name).resolve()) as guest:
-            url = (await guest.ask("fresh", latency=0.0, cache=True))["rest"]
-            hot, count = f"{url}/cdh/resource/{material.HOT}", run.plan.profiled
-            await rest.sequence(hot, count)
-            await guest.ask("memory-start")
-            await rest.sequence(hot, count)
-            kept = await guest.ask("memory-stop")
-            await guest.ask("profile-start")
-            await rest.sequence(hot, count)
-            seen = await guest.ask("profile-stop")
-    run.figures.put("profile_calls_per_request", seen["calls"] / count)
-    run.figures.put("retained_bytes_per_request", kept["kept"] / count)
-    lines.append(
-        f"cached REST GET, own time under cProfile ({seen['seconds'] / count * 1e6:.0f} us a request):"
-    )
-    lines += [f"  {share:>4}  {calls / count:5.1f} calls  {place}" for share, calls, place in seen["top"]]
-    lines.append("  by room: " + ", ".join(f"{room} {share}" for share, room in seen["rooms"]))
-    lines.append(f"memory kept after {count} of them: {kept['kept']} bytes (peak {kept['peak']}):")
-    lines += [f"  {size:>7} bytes in {number:>5} blocks  {place}" for size, number, place in kept["top"]]
-    return lines
-
-
+# --- all of them -----------------------------------------------------------------------------------
 async def bundle(run: Bench) -> list[str]:
     """The extension image and its programs."""
     return await programs_in_image.bundle(run.figures, run.plan.starts)
@@ -387,9 +372,11 @@ PARTS: Final[dict[str, Callable[[Bench], Awaitable[list[str] | None]]]] = {
     "start": start,
     "cold": cold,
     "rest": over_rest,
+    "nginx": against_nginx,
     "ttrpc": over_ttrpc,
     "boot": boot,
     "gap": gap,
+    "attack": attacks,
     "profile": profile,
     "layers": layers,
     "bundle": bundle,

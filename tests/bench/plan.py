@@ -19,6 +19,8 @@ class Plan:
         gaps: runs of the event-loop measurement.
         profiled: requests under the profiler.
         layers: how often an image layer of 1 GiB is decrypted.
+        attack_s: seconds an attack goes on once it stands.
+        rounds: pairs of the agent and nginx.
     """
 
     load_s: int = 3
@@ -29,12 +31,16 @@ class Plan:
     gaps: int = 3
     profiled: int = 2000
     layers: int = 7
+    attack_s: float = 5
+    rounds: int = 5
 
 
 def choose() -> Plan:
     """The short plan when ``CI=true``."""
     if os.environ.get("CI", "").lower() == "true":
-        return Plan(load_s=1, starts=3, colds=3, boots=3, other_boots=1, gaps=1, layers=5)
+        return Plan(
+            load_s=1, starts=3, colds=3, boots=3, other_boots=1, gaps=1, layers=5, attack_s=2, rounds=3
+        )
     return Plan()
 
 
