@@ -67,15 +67,11 @@ PACKAGES: Final = {
     "parsers of C, which only builds use; the compiled _cffi_backend is a module of its own": (
         "cffi/* pycparser/*"
     ),
-    "web sockets, in C: nothing here speaks them, and aiohttp falls back to Python": (
-        "aiohttp/_websocket/*.so"
-    ),
     "for tests and benchmarks": (
-        "aiohttp/test_utils.py aiohttp/pytest_plugin.py multidict/_testcapi*.so "
         "google/protobuf/internal/*test* google/protobuf/internal/*benchmark* */tests/* */testdata/*"
     ),
     "servers and frameworks we are not": (
-        "aiohttp/worker.py prometheus_client/twisted/* prometheus_client/django/* "
+        "prometheus_client/twisted/* prometheus_client/django/* "
         "prometheus_client/bridge/* google/protobuf/compiler/*"
     ),
     "an example of NVIDIA's": "example.py",

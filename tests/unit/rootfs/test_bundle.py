@@ -51,16 +51,15 @@ def test_what_of_the_standard_library_goes_in(path: str, wanted: bool) -> None:
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
-        ("aiohttp/client.py", True),
-        ("aiohttp/_http_parser.cpython-311-x86_64-linux-gnu.so", True),
-        ("aiohttp/_websocket/reader_c.cpython-311-x86_64-linux-gnu.so", False),
-        ("aiohttp/_websocket/reader_py.py", True),
+        ("httptools/__init__.py", True),
+        ("httptools/parser/parser.cpython-311-x86_64-linux-gnu.so", True),
+        ("httptools/parser/parser.pyx", False),
         ("cryptography/hazmat/bindings/_rust/__init__.pyi", False),
         ("cffi/api.py", False),
         ("_cffi_backend.cpython-311-x86_64-linux-gnu.so", True),
         ("pynvml.py", True),
         ("bin/py.test", False),
-        ("aiohttp-3.14.5.dist-info/METADATA", False),
+        ("httptools-0.9.0.dist-info/METADATA", False),
     ],
 )
 def test_what_of_packages_goes_in(path: str, wanted: bool) -> None:
@@ -137,7 +136,7 @@ def _module(path: str) -> str:
 def _imported_from(modules: set[str]) -> dict[str, set[str]]:
     """Names that packages of the image, and what of the standard library they load, import from modules."""
     found: dict[str, set[str]] = {}
-    packages = ("prometheus_client", "aiohttp", "yarl", "google.protobuf", "html", "http", "asyncio")
+    packages = ("prometheus_client", "httptools", "google.protobuf", "html", "http", "asyncio")
     for package in packages:
         for folder in import_module(package).__path__:
             for path in Path(folder).rglob("*.py"):
