@@ -7,6 +7,10 @@ import os
 import resource
 
 _PR_SET_DUMPABLE = 4
+_M_MMAP_THRESHOLD = -3
+_LARGE = 128 * 1024
+"""Blocks from this size on are the kernel's again when they are freed: glibc's own first choice, which it
+otherwise raises to the largest block that it has seen."""
 _DESCRIPTORS = 8192
 """Enough for every connection that agent/config/limits.py allows, broker and devices included."""
 
@@ -24,3 +28,6 @@ def harden() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # T-TTRPC-27: memory that callers made us hold comes back when they are gone. Other libraries have no mallopt.
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)

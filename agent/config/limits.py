@@ -63,8 +63,27 @@ REST_BACKLOG: Final = 512
 TTRPC_MAX_CONNECTIONS: Final = 256
 """Connections to one socket; kata-agent, image-rs and a gateway keep one each, forever."""
 
-TTRPC_MAX_UNSENT: Final = 32 * MIB
-"""Answers one connection may leave unread: eight of the largest."""
+TTRPC_KEPT_CONNECTIONS: Final = 8
+"""Connections of one process that no newcomer's arrival closes; real programs keep one."""
+
+TTRPC_MAX_CALLS: Final = 1024
+"""Requests under way on all connections of one socket: two connections at TTRPC_MAX_STREAMS."""
+
+TTRPC_MAX_ASKED: Final = 8 * MIB
+"""Bytes of these requests: thirty of the largest that a method takes."""
+
+TTRPC_OWN_CALLS: Final = 4
+"""Requests under way that a connection may have whatever others do: an honest one has a handful."""
+
+TTRPC_OWN_BYTES: Final = 8 * KIB
+"""Bytes in each direction that a connection always may make us hold, and that are in no account: ordinary
+requests have less than 4 KiB. All connections of one socket together: 4 MiB."""
+
+TTRPC_READ_BUFFER: Final = 64 * KIB
+"""What is read at once, into one buffer per socket: the largest frame takes 64 reads."""
+
+TTRPC_SEND_BUFFER: Final = 64 * KIB
+"""The kernel's buffer for unread answers of a connection, which it doubles: 32 MiB for all of one socket."""
 
 TTRPC_MAX_FIELDS: Final = 256
 """Top-level fields of one request; four are usual, the rest is metadata."""
@@ -352,6 +371,19 @@ REST_LINGER: Final = 1.0
 TTRPC_BACKSTOP: Final = 2.0
 """Seconds after the caller's timeout until the server cancels the work by itself. Handlers keep a deadline of
 their own and say which phase used the time; a loop that was held up must not take that from them."""
+
+TTRPC_PATIENCE: Final = 15.0
+"""Seconds in which an unfinished frame, or an unread answer, ends or goes on by TTRPC_LEAST bytes. Peers are
+in this guest and need milliseconds; a machine that is busy needs seconds."""
+
+TTRPC_LEAST: Final = 64 * KIB
+"""Bytes of progress in TTRPC_PATIENCE: a third of what the kernel's own buffer holds."""
+
+TTRPC_STALLED: Final = 2.0
+"""Seconds without a byte read after which unread answers are given up for somebody else's."""
+
+TTRPC_LOOK: Final = 1.0
+"""Seconds between looks whether a peer that sends no more still waits for its answers."""
 
 BIND_DEADLINE: Final = 30.0
 """Seconds to bind init-data at start: one report or a few TPM commands; kata-agent waits for the socket."""

@@ -83,8 +83,8 @@ class HubPart:
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
-        services = cdh_services(self.front)
-        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, listener)
+        services, budget = cdh_services(self.front), self._shared.budget
+        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, budget, listener)
         await self._serve_control()
         await self._serve_grpc()
         self._shared.on_change = self.role.invalidate
@@ -106,7 +106,8 @@ class HubPart:
         if not self._control:
             return
         try:
-            await self._stops.serve_ttrpc(self._control, control_services(self.front, self.role.resources))
+            services = control_services(self.front, self.role.resources)
+            await self._stops.serve_ttrpc(self._control, services, self._shared.budget)
         except AgentError as error:
             log.warning("no control socket", extra={"code": error.code.name, "detail": error.detail})
 

@@ -47,20 +47,21 @@ class Stops(msgspec.Struct):
             await self.actions.pop()()
 
     async def serve_ttrpc(
-        self, address: str, services: Services, inherited: socket.socket | None = None
+        self, address: str, services: Services, budget: Budget, inherited: socket.socket | None = None
     ) -> socket.socket:
         """Serve at an address until :meth:`run`; the listening socket.
 
         Args:
             address: ``unix://<path>``.
             services: what is offered there.
+            budget: of the process.
             inherited: a listening socket to serve instead of binding one; its file is its maker's.
 
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
         listener = inherited or listen_unix(address)
-        server = TtrpcServer(services)
+        server = TtrpcServer(services, budget)
         await server.start(listener)
 
         async def stop() -> None:
