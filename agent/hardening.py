@@ -8,6 +8,7 @@ import resource
 
 _PR_SET_DUMPABLE = 4
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _LARGE = 128 * 1024
 """Blocks from this size on are the kernel's again when they are freed: glibc's own first choice, which it
 otherwise raises to the largest block that it has seen."""
@@ -28,6 +29,7 @@ def harden() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # T-TTRPC-27: memory that callers made us hold comes back when they are gone. Other libraries have no mallopt.
+    # T-TTRPC-27: memory that callers made us hold comes back. Libraries other than glibc do no such thing.
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc.mallopt(_M_ARENA_MAX, 1)  # a heap for each of grpcio's threads is never given back

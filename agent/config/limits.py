@@ -85,6 +85,36 @@ TTRPC_READ_BUFFER: Final = 64 * KIB
 TTRPC_SEND_BUFFER: Final = 64 * KIB
 """The kernel's buffer for unread answers of a connection, which it doubles: 32 MiB for all of one socket."""
 
+GRPC_MAX_REQUEST: Final = 512 * KIB
+"""A gRPC request. Methods take at most SEALED_MAX or KEY_PROVIDER_MAX; up to twice that hears our reason."""
+
+GRPC_LARGE: Final = 16
+"""gRPC requests that are read, or are larger than GRPC_SMALL, at a time; others wait in the kernel."""
+
+GRPC_SMALL: Final = 8 * KIB
+"""A gRPC request up to here lets others be read while it is worked on; a wrapped layer key is below 1 KiB."""
+
+GRPC_STREAMS: Final = 100
+"""gRPC requests under way on one connection: the least that HTTP/2 recommends, and clients count on it."""
+
+GRPC_CALLS: Final = 128
+"""gRPC requests under way on all connections; image tools ask for a few layers' keys at once."""
+
+GRPC_CONNECTIONS: Final = 16
+"""Connections to the gRPC address; an image tool keeps one, or one for each layer that it unpacks. A stream
+that waits costs grpcio 16 KiB besides what it carries: 25 MiB for all streams of all connections."""
+
+GRPC_WINDOW: Final = 4 * KIB
+"""What grpcio takes of a stream before anything asks for it; ordinary requests fit, the rest follows."""
+
+GRPC_HEAD: Final = 2 * KIB
+"""Metadata of a gRPC request; clients send half a dozen short lines."""
+
+GRPC_SHARE: Final = (
+    GRPC_LARGE * GRPC_MAX_REQUEST + GRPC_CALLS * GRPC_SMALL + GRPC_CONNECTIONS * GRPC_STREAMS * GRPC_WINDOW
+)
+"""What grpcio can hold of requests, uncounted: 15 MiB, set aside from BUDGET while gRPC is on."""
+
 TTRPC_MAX_FIELDS: Final = 256
 """Top-level fields of one request; four are usual, the rest is metadata."""
 
@@ -381,6 +411,9 @@ TTRPC_LEAST: Final = 64 * KIB
 
 TTRPC_STALLED: Final = 2.0
 """Seconds without a byte read after which unread answers are given up for somebody else's."""
+
+GRPC_PATIENCE: Final = 5.0
+"""Seconds a gRPC caller may take to send its request, and to read its answer: milliseconds within a guest."""
 
 TTRPC_LOOK: Final = 1.0
 """Seconds between looks whether a peer that sends no more still waits for its answers."""

@@ -119,7 +119,8 @@ class HubPart:
         from agent.serve.grpc.server import GrpcServer  # noqa: PLC0415  # for the few who have it
         from agent.serve.grpc.services import guest_services  # noqa: PLC0415
 
-        server = GrpcServer(guest_services(self.front, address, attester=self._attester is not None))
+        services = guest_services(self.front, address, attester=self._attester is not None)
+        server = GrpcServer(services, self._shared.budget)
         self.grpc_address = await server.start(address)
         self._stops.add(server.stop)
         log.info("listening", extra={"address": self.grpc_address})

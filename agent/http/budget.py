@@ -87,8 +87,7 @@ class Budget:
         if not self._full(newcomer):
             return True
         for holder in tuple(self._held):
-            # T-HTTP-11: a workload cannot push out kata-agent's connections; they can push out workloads.
-            if holder is newcomer or not holder.stalled or (holder.reserved and not newcomer.reserved):
+            if holder is newcomer or not holder.stalled or not self._may_push_out(newcomer, holder):
                 continue
             self.evicted += 1
             holder.evict()
@@ -96,3 +95,8 @@ class Budget:
             if not self._full(newcomer):
                 return True
         return False
+
+    def _may_push_out(self, newcomer: Holder, holder: Holder) -> bool:
+        # T-HTTP-11: a workload cannot push out kata-agent's connections; they can push out workloads.
+        # T-TTRPC-28: what kata-agent's sockets hold beyond the reserve is a workload's to take back.
+        return newcomer.reserved or not holder.reserved or self.used - self._common > self._reserve
