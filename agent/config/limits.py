@@ -104,6 +104,10 @@ GRPC_CONNECTIONS: Final = 16
 """Connections to the gRPC address; an image tool keeps one, or one for each layer that it unpacks. A stream
 that waits costs grpcio 16 KiB besides what it carries: 25 MiB for all streams of all connections."""
 
+GRPC_UNREAD: Final = 8 * MIB
+"""gRPC answers that are not read: two of the largest. They cannot be given up for others before
+GRPC_CONNECTION_AGE ends their connection."""
+
 GRPC_WINDOW: Final = 4 * KIB
 """What grpcio takes of a stream before anything asks for it; ordinary requests fit, the rest follows."""
 
@@ -413,7 +417,13 @@ TTRPC_STALLED: Final = 2.0
 """Seconds without a byte read after which unread answers are given up for somebody else's."""
 
 GRPC_PATIENCE: Final = 5.0
-"""Seconds a gRPC caller may take to send its request, and to read its answer: milliseconds within a guest."""
+"""Seconds a gRPC caller may take to send its request: milliseconds within a guest."""
+
+GRPC_CONNECTION_AGE: Final = 30
+"""Seconds after which a gRPC connection takes no new calls; image tools need it for a few seconds."""
+
+GRPC_CONNECTION_GRACE: Final = 60
+"""Seconds that its calls then have: more than RPC_DEADLINE."""
 
 TTRPC_LOOK: Final = 1.0
 """Seconds between looks whether a peer that sends no more still waits for its answers."""

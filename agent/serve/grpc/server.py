@@ -56,6 +56,9 @@ OPTIONS: Final = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_metadata_size", limits.GRPC_HEAD),
     ("grpc.absolute_max_metadata_size", limits.GRPC_HEAD),
+    # T-IMGKEY-62: the one way to end a call whose answer is not read. Clients connect again by themselves.
+    ("grpc.max_connection_age_ms", limits.GRPC_CONNECTION_AGE * 1000),
+    ("grpc.max_connection_age_grace_ms", limits.GRPC_CONNECTION_GRACE * 1000),
     # T-IMGKEY-34: a compressed request of 4 MiB can be 4 GiB; none of our clients compresses.
     ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
     # T-IMGKEY-50: connections of one container would otherwise take all file descriptors of the agent.
@@ -78,6 +81,7 @@ class GrpcServer:
     def __init__(self, services: Services, budget: Budget | None = None) -> None:
         self._services = services
         self._budget = budget or Budget(limits.BUDGET, limits.BUDGET_RESERVE)
+        self._unread = Budget(limits.GRPC_UNREAD, 0)
         self._turns = asyncio.Semaphore(limits.GRPC_LARGE)
         self._server: _Server | None = None
         self._listening: Listening | None = None
@@ -138,7 +142,7 @@ class GrpcServer:
             except StatusError as error:
                 failed = error
             else:
-                if self._budget.hold(_Answer(self._budget, reserved=reserved), len(payload)):
+                if self._keep(len(payload), reserved=reserved):
                     return payload
                 failed = StatusError(
                     RpcCode.RESOURCE_EXHAUSTED, "there is no room for so large an answer now"
@@ -147,6 +151,18 @@ class GrpcServer:
             raise AssertionError("abort raises")
 
         return answer
+
+    def _keep(self, size: int, *, reserved: bool) -> bool:
+        """Count an answer until its call ends; False: there is no room for it."""
+        call, answer = asyncio.current_task(), _Answer(reserved=reserved)
+        assert call is not None  # noqa: S101 - grpcio runs each call in a task of its own
+
+        def leave(_: object) -> None:
+            self._unread.leave(answer)
+            self._budget.leave(answer)
+
+        call.add_done_callback(leave)
+        return self._unread.hold(answer, size) and self._budget.hold(answer, size)
 
     async def _handled(self, method: str, handler: Handler, aio: _Aio) -> bytes:
         async with AsyncExitStack() as turn:
@@ -183,29 +199,15 @@ async def _read(aio: _Aio) -> bytes:
 
 
 class _Answer:
-    """An answer that grpcio has and its caller may not have read: in the account until its call ends."""
+    """An answer that grpcio has and its caller may not have read, as the account sees it.
 
-    def __init__(self, budget: Budget, *, reserved: bool) -> None:
+    Nothing in grpcio's Python ends a call whose answer is on its way, so it cannot be given up for another.
+    """
+
+    stalled = False
+
+    def __init__(self, *, reserved: bool) -> None:
         self.reserved = reserved
-        self._budget = budget
-        call = asyncio.current_task()
-        assert call is not None  # noqa: S101 - grpcio runs each call in a task of its own
-        self._call: asyncio.Task[object] = call
-        self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
-        # T-IMGKEY-62: who does not read its answer keeps neither its memory nor its place among GRPC_CALLS.
-        self._timer = self._loop.call_later(limits.GRPC_PATIENCE, self._call.cancel)
-        self._call.add_done_callback(self._done)
-
-    @property
-    def stalled(self) -> bool:
-        """Whether it had time enough to be read."""
-        return self._loop.time() - self._begun >= limits.TTRPC_STALLED
 
     def evict(self) -> None:
-        """End the call."""
-        self._call.cancel()
-
-    def _done(self, _: asyncio.Task[object]) -> None:
-        self._timer.cancel()
-        self._budget.leave(self)
+        """Not called, as it is never stalled."""

@@ -166,7 +166,7 @@ class Outbox:
         return False
 
     def end(self, size: int) -> None:
-        """It is no more."""
+        """Its bytes are no longer needed."""
         self.asked -= size
         self._account()
 
@@ -254,7 +254,6 @@ class Load(msgspec.Struct):
         self.calls += 1
         self.asked += size
 
-    def end(self, size: int) -> None:
-        """One less."""
+    def end(self) -> None:
+        """One less; its bytes were taken off when they were no longer needed."""
         self.calls -= 1
-        self.asked -= size

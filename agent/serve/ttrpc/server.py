@@ -9,6 +9,7 @@ import socket
 import struct
 from collections import Counter
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import msgspec
@@ -132,6 +133,7 @@ class _Connection(asyncio.BufferedProtocol):
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._asked: dict[int, int] = {}  # bytes of requests that have no answer yet
         self._inbox = Inbox(shared.budget, self._refuse)
         self._finishing = False
         self._loop = asyncio.get_running_loop()
@@ -272,35 +274,48 @@ class _Connection(asyncio.BufferedProtocol):
         if not self._outbox.begin(len(request.payload)):
             self._refuse(stream, RpcCode.RESOURCE_EXHAUSTED, "there is no room for so large a request now")
             return
+        self._asked[stream] = len(request.payload)
         self._shared.load.begin(len(request.payload))
         task = self._loop.create_task(self._run(stream, handler, request))
         self._tasks[stream] = task
-        task.add_done_callback(lambda done: self._done(stream, request, done))
+        task.add_done_callback(partial(self._done, stream, request.method))
 
     async def _run(self, stream: int, handler: Handler, request: Request) -> None:
+        answer = await self._answer(stream, handler, request)
+        del request  # what is held from here on is the answer's frame alone
+        self._forget(stream)
+        await self._outbox.send(stream, answer)
+
+    async def _answer(self, stream: int, handler: Handler, request: Request) -> bytes:
         context = Context(self._peer, request.timeout, self._uid)
         try:
             async with _backstop(request.timeout):
                 payload = await handler(request.payload, context)
             answer = encode_response(stream, payload)
-            self.answered = True
         except TimeoutError:
             text = "the request took longer than its timeout"
-            answer = encode_status(stream, RpcCode.DEADLINE_EXCEEDED, text)
+            return encode_status(stream, RpcCode.DEADLINE_EXCEEDED, text)
         except StatusError as error:
-            answer = encode_status(stream, error.code, error.message)
+            return encode_status(stream, error.code, error.message)
         except EnvelopeError:
             text = f"the answer is larger than {limits.TTRPC_MAX_BODY} bytes"
-            answer = encode_status(stream, RpcCode.RESOURCE_EXHAUSTED, text)
-        await self._outbox.send(stream, answer)
+            return encode_status(stream, RpcCode.RESOURCE_EXHAUSTED, text)
+        self.answered = True
+        return answer
 
-    def _done(self, stream: int, request: Request, task: asyncio.Task[None]) -> None:
+    def _forget(self, stream: int) -> None:
+        """A request is no longer needed, though its answer may still wait."""
+        size = self._asked.pop(stream, 0)
+        self._shared.load.asked -= size
+        self._outbox.end(size)
+
+    def _done(self, stream: int, method: str, task: asyncio.Task[None]) -> None:
         del self._tasks[stream]
-        self._shared.load.end(len(request.payload))
-        self._outbox.end(len(request.payload))
+        self._forget(stream)
+        self._shared.load.end()
         if not task.cancelled() and (error := task.exception()) is not None:
             # T-LOG-10: an exception's text may hold the value it choked on; its type and place do not.
-            extra = {"verb": request.method, "error": type(error).__name__, "where": locations(error)}
+            extra = {"verb": method, "error": type(error).__name__, "where": locations(error)}
             _log.error("request failed: defect in the agent", extra=extra)
             self._refuse(stream, RpcCode.INTERNAL, ErrorCode.INTERNAL.meaning.message)
         if self._finishing and not self._tasks:

@@ -12,7 +12,7 @@ class TestLoad:
         assert load.admits(limits.TTRPC_OWN_CALLS, 0, 1)
         load.begin(1)
         assert not load.admits(limits.TTRPC_OWN_CALLS, 0, 1)
-        load.end(1)
+        load.end()
         assert load.admits(limits.TTRPC_OWN_CALLS, 0, 1)
 
     def test_a_few_calls_of_each_connection_are_always_served(self) -> None:
