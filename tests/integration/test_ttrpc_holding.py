@@ -227,14 +227,15 @@ class TestUnreadAnswers:
 
     @pytest.mark.parametrize("budget", [Budget(32 * limits.KIB, 0)])
     async def test_refusals_that_nobody_reads_end_the_connection(
-        self, peers: list[MiniClient], budget: Budget
+        self, peers: list[MiniClient], budget: Budget, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(limits, "TTRPC_PATIENCE", 600.0)
+
         def flood() -> None:
             with contextlib.suppress(ConnectionError):
                 for _ in range(2000):
                     peers[0].socket.sendall(frame(2, b"") * 100)
 
-        peers[0].socket.settimeout(None)
         await aside(flood)
         await aside(lambda: drained(peers[0]))
         await until(lambda: budget.used == 0)
@@ -287,8 +288,9 @@ class TestHalfClosed:
         await asyncio.wait_for(stopping, 5)
 
     async def test_one_that_is_gone_cancels_all_its_calls(
-        self, peers: list[MiniClient], bench: Bench
+        self, peers: list[MiniClient], bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(limits, "TTRPC_LOOK", 600.0)
         for stream in (1, 3, 5):
             peers[0].send(stream, request("t.Bench", "Wait", b"x"))
         await until(lambda: bench.started == 3)
