@@ -7,11 +7,7 @@ import os
 import resource
 
 _PR_SET_DUMPABLE = 4
-_M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-_LARGE = 128 * 1024
-"""Blocks from this size on are the kernel's again when they are freed: glibc's own first choice, which it
-otherwise raises to the largest block that it has seen."""
 _DESCRIPTORS = 8192
 """Enough for every connection that agent/config/limits.py allows, broker and devices included."""
 
@@ -29,7 +25,15 @@ def harden() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # T-TTRPC-27: memory that callers made us hold comes back. Libraries other than glibc do no such thing.
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        libc.mallopt(_M_ARENA_MAX, 1)  # a heap for each of grpcio's threads is never given back
+    if hasattr(libc, "mallopt"):  # of glibc
+        libc.mallopt(
+            _M_ARENA_MAX, 1
+        )  # each of grpcio's threads would have a heap, with free memory of its own
+
+
+def give_back() -> None:
+    """Give free memory to the kernel, in some milliseconds, where the C library can do so."""
+    # T-TTRPC-27: the allocator keeps freed blocks, up to all that callers ever made us hold.
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

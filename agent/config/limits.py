@@ -14,6 +14,12 @@ BUDGET: Final = 40 * MIB
 BUDGET_RESERVE: Final = 8 * MIB
 """Part of it for kata-agent's sockets, health and metrics: two of the largest ttrpc messages."""
 
+BUDGET_NOTICE: Final = 8 * MIB
+"""What is much to hold: when most of it is given up, free memory goes back to the kernel."""
+
+BUDGET_GIVE_BACK: Final = 1.0
+"""Seconds until then: connections end after what they held, and an attack ends in many steps."""
+
 # --- what callers send -----------------------------------------------------------------------------
 TTRPC_MAX_BODY: Final = 4 * MIB
 """Largest ttrpc body, both directions: fixed by the protocol's other implementations."""

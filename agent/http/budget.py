@@ -7,7 +7,10 @@ is reserved for sockets that only kata-agent and root can reach, so that a workl
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Holder(Protocol):
@@ -33,14 +36,20 @@ class Budget:
     Args:
         limit: bytes for all holders together.
         reserve: bytes of it that only holders with ``reserved`` may use.
+        notice: what is much to hold.
+        fell: called when less than a quarter is held of what was much.
 
     Attributes:
         used: bytes held now.
         evicted: holders that had to go so far.
     """
 
-    def __init__(self, limit: int, reserve: int) -> None:
+    def __init__(
+        self, limit: int, reserve: int, notice: int = 0, fell: Callable[[], None] | None = None
+    ) -> None:
         self._limit = limit
+        self._notice, self._fell = notice, fell
+        self._most = 0
         self._reserve = reserve
         self._held: dict[Holder, int] = {}  # in the order of their last progress, the oldest first
         self._common = 0
@@ -77,6 +86,10 @@ class Budget:
         self._held.pop(holder, None)
         if size:
             self._held[holder] = size
+        self._most = max(self._most, self.used)
+        if self._fell is not None and self._most >= self._notice and self.used < self._most // 4:
+            self._most = self.used
+            self._fell()
 
     def _full(self, newcomer: Holder) -> bool:
         if newcomer.reserved:

@@ -96,13 +96,14 @@ class Decoder:
         self._max_body = max_body
         self._begun = bytearray()  # of a header
         self._header: tuple[int, int, int, int] | None = None
-        self._held = bytearray()
+        self._held: list[bytearray] = []
+        self._size = 0
         self._skip = 0
 
     @property
     def unfinished(self) -> int:
         """Bytes held of a body that is not complete."""
-        return len(self._held)
+        return self._size
 
     def feed(self, data: bytes | memoryview) -> list[Event]:
         """The events that ``data`` completes; every byte sequence is accepted, and what is kept is copied."""
@@ -128,8 +129,8 @@ class Decoder:
         if self._header is None:
             return 0, 0
         length, stream, kind, _ = self._header
-        self._skip = length - len(self._held)
-        self._header, self._held = None, bytearray()
+        self._skip = length - self._size
+        self._header, self._held, self._size = None, [], 0
         return stream, kind
 
     def _head(self, view: memoryview, at: int, events: list[Event]) -> int:
@@ -152,16 +153,23 @@ class Decoder:
 
     def _body(self, view: memoryview, at: int, header: tuple[int, int, int, int], events: list[Event]) -> int:
         length, stream, kind, flags = header
-        piece = view[at : at + length - len(self._held)]
+        piece = view[at : at + length - self._size]
         at += len(piece)
-        if len(self._held) + len(piece) < length:
-            self._held += piece
+        if self._size + len(piece) < length:
+            self._keep(piece)
             return at
-        body = b"".join((self._held, piece))
-        # Not clear(): a new one keeps no room of the old one's size.
-        self._header, self._held = None, bytearray()
+        body = b"".join((*self._held, piece))
+        self._header, self._held, self._size = None, [], 0
         events.append(Frame(stream, kind, flags, body))
         return at
+
+    def _keep(self, piece: memoryview) -> None:
+        # In pieces: one that grows is copied from place to place, and leaves holes as large as itself.
+        if self._held and len(self._held[-1]) + len(piece) <= limits.TTRPC_READ_BUFFER:
+            self._held[-1] += piece
+        else:
+            self._held.append(bytearray(piece))
+        self._size += len(piece)
 
 
 def parse_request(body: bytes) -> Request:

@@ -31,3 +31,19 @@ def test_the_reserve_itself_is_not() -> None:
     assert not budget.hold(workload, 81)
     assert not agent.gone
     assert budget.hold(workload, 80)
+
+
+def test_a_fall_from_much_to_little_is_told_once() -> None:
+    fell: list[int] = []
+    budget = Budget(100, 0, 40, lambda: fell.append(budget.used))
+    first, second = Peer(reserved=True), Peer(reserved=True)
+    assert budget.hold(first, 39)
+    budget.leave(first)
+    assert fell == []
+    assert budget.hold(first, 60)
+    assert budget.hold(second, 20)
+    budget.leave(first)
+    assert fell == []
+    assert budget.hold(second, 10)
+    budget.leave(second)
+    assert fell == [10]

@@ -116,12 +116,19 @@ class TestDecoder:
         assert decoder.drop() == (0, 0)
         assert decoder.unfinished == 0
 
-    def test_a_complete_body_leaves_no_room_behind(self) -> None:
+    def test_a_complete_body_leaves_nothing_behind(self) -> None:
         decoder = Decoder()
         frame = encode_frame(1, 7, bytes(limits.MIB))
         decoder.feed(frame[:-1])
         decoder.feed(frame[-1:])
-        assert sys.getsizeof(decoder._held) < 100
+        assert (decoder._held, decoder.unfinished) == ([], 0)
+
+    def test_a_body_in_single_bytes_costs_little_more_than_its_size(self) -> None:
+        decoder = Decoder()
+        decoder.feed(HEADER.pack(limits.MIB, 7, 1, 0))
+        for _ in range(200_000):
+            decoder.feed(b"x")
+        assert sum(map(sys.getsizeof, decoder._held)) < 1.2 * decoder.unfinished
 
     def test_an_empty_body_is_a_frame(self) -> None:
         assert Decoder().feed(HEADER.pack(0, 3, 200, 255)) == [Frame(3, 200, 255, b"")]
