@@ -7,6 +7,7 @@ import os
 import resource
 
 _PR_SET_DUMPABLE = 4
+_M_ARENA_MAX = -8
 _DESCRIPTORS = 8192
 """Enough for every connection that agent/config/limits.py allows, broker and devices included."""
 
@@ -24,3 +25,15 @@ def harden() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if hasattr(libc, "mallopt"):  # of glibc
+        libc.mallopt(
+            _M_ARENA_MAX, 1
+        )  # each of grpcio's threads would have a heap, with free memory of its own
+
+
+def give_back() -> None:
+    """Give free memory to the kernel, in some milliseconds, where the C library can do so."""
+    # T-TTRPC-27: the allocator keeps freed blocks, up to all that callers ever made us hold.
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

@@ -14,6 +14,12 @@ BUDGET: Final = 40 * MIB
 BUDGET_RESERVE: Final = 8 * MIB
 """Part of it for kata-agent's sockets, health and metrics: two of the largest ttrpc messages."""
 
+BUDGET_NOTICE: Final = 8 * MIB
+"""What is much to hold: when most of it is given up, free memory goes back to the kernel."""
+
+BUDGET_GIVE_BACK: Final = 1.0
+"""Seconds until then: connections end after what they held, and an attack ends in many steps."""
+
 # --- what callers send -----------------------------------------------------------------------------
 TTRPC_MAX_BODY: Final = 4 * MIB
 """Largest ttrpc body, both directions: fixed by the protocol's other implementations."""
@@ -63,8 +69,61 @@ REST_BACKLOG: Final = 512
 TTRPC_MAX_CONNECTIONS: Final = 256
 """Connections to one socket; kata-agent, image-rs and a gateway keep one each, forever."""
 
-TTRPC_MAX_UNSENT: Final = 32 * MIB
-"""Answers one connection may leave unread: eight of the largest."""
+TTRPC_KEPT_CONNECTIONS: Final = 8
+"""Connections of one process that no newcomer's arrival closes; real programs keep one."""
+
+TTRPC_MAX_CALLS: Final = 1024
+"""Requests under way on all connections of one socket: two connections at TTRPC_MAX_STREAMS."""
+
+TTRPC_MAX_ASKED: Final = 8 * MIB
+"""Bytes of these requests: thirty of the largest that a method takes."""
+
+TTRPC_OWN_CALLS: Final = 4
+"""Requests under way that a connection may have whatever others do: an honest one has a handful."""
+
+TTRPC_OWN_BYTES: Final = 8 * KIB
+"""Bytes in each direction that a connection always may make us hold, and that are in no account: ordinary
+requests have less than 4 KiB. All connections of one socket together: 4 MiB."""
+
+TTRPC_READ_BUFFER: Final = 64 * KIB
+"""What is read at once, into one buffer per socket: the largest frame takes 64 reads."""
+
+TTRPC_SEND_BUFFER: Final = 64 * KIB
+"""The kernel's buffer for unread answers of a connection, which it doubles: 32 MiB for all of one socket."""
+
+GRPC_MAX_REQUEST: Final = 512 * KIB
+"""A gRPC request. Methods take at most SEALED_MAX or KEY_PROVIDER_MAX; up to twice that hears our reason."""
+
+GRPC_LARGE: Final = 16
+"""gRPC requests that are read, or are larger than GRPC_SMALL, at a time; others wait in the kernel."""
+
+GRPC_SMALL: Final = 8 * KIB
+"""A gRPC request up to here lets others be read while it is worked on; a wrapped layer key is below 1 KiB."""
+
+GRPC_STREAMS: Final = 100
+"""gRPC requests under way on one connection: the least that HTTP/2 recommends, and clients count on it."""
+
+GRPC_CALLS: Final = 128
+"""gRPC requests under way on all connections; image tools ask for a few layers' keys at once."""
+
+GRPC_CONNECTIONS: Final = 16
+"""Connections to the gRPC address; an image tool keeps one, or one for each layer that it unpacks. A stream
+that waits costs grpcio 16 KiB besides what it carries: 25 MiB for all streams of all connections."""
+
+GRPC_UNREAD: Final = 8 * MIB
+"""gRPC answers that are not read: two of the largest. They cannot be given up for others before
+GRPC_CONNECTION_AGE ends their connection."""
+
+GRPC_WINDOW: Final = 4 * KIB
+"""What grpcio takes of a stream before anything asks for it; ordinary requests fit, the rest follows."""
+
+GRPC_HEAD: Final = 2 * KIB
+"""Metadata of a gRPC request; clients send half a dozen short lines."""
+
+GRPC_SHARE: Final = (
+    GRPC_LARGE * GRPC_MAX_REQUEST + GRPC_CALLS * GRPC_SMALL + GRPC_CONNECTIONS * GRPC_STREAMS * GRPC_WINDOW
+)
+"""What grpcio can hold of requests, uncounted: 15 MiB, set aside from BUDGET while gRPC is on."""
 
 TTRPC_MAX_FIELDS: Final = 256
 """Top-level fields of one request; four are usual, the rest is metadata."""
@@ -371,6 +430,28 @@ REST_LINGER: Final = 1.0
 TTRPC_BACKSTOP: Final = 2.0
 """Seconds after the caller's timeout until the server cancels the work by itself. Handlers keep a deadline of
 their own and say which phase used the time; a loop that was held up must not take that from them."""
+
+TTRPC_PATIENCE: Final = 15.0
+"""Seconds in which an unfinished frame, or an unread answer, ends or goes on by TTRPC_LEAST bytes. Peers are
+in this guest and need milliseconds; a machine that is busy needs seconds."""
+
+TTRPC_LEAST: Final = 64 * KIB
+"""Bytes of progress in TTRPC_PATIENCE: a third of what the kernel's own buffer holds."""
+
+TTRPC_STALLED: Final = 2.0
+"""Seconds without a byte read after which unread answers are given up for somebody else's."""
+
+GRPC_PATIENCE: Final = 5.0
+"""Seconds a gRPC caller may take to send its request: milliseconds within a guest."""
+
+GRPC_CONNECTION_AGE: Final = 30
+"""Seconds after which a gRPC connection takes no new calls; image tools need it for a few seconds."""
+
+GRPC_CONNECTION_GRACE: Final = 60
+"""Seconds that its calls then have: more than RPC_DEADLINE."""
+
+TTRPC_LOOK: Final = 1.0
+"""Seconds between looks whether a peer that sends no more still waits for its answers."""
 
 BIND_DEADLINE: Final = 30.0
 """Seconds to bind init-data at start: one report or a few TPM commands; kata-agent waits for the socket."""

@@ -90,8 +90,8 @@ class AttesterPart:
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
-        services = aa_services(self.front)
-        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, *listeners)
+        services, budget = aa_services(self.front), self._shared.budget
+        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, budget, *listeners)
         self._watch()
         self._report()
         self._probe_registers()

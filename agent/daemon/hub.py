@@ -84,8 +84,8 @@ class HubPart:
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
-        services = cdh_services(self.front)
-        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, *listeners)
+        services, budget = cdh_services(self.front), self._shared.budget
+        self.place.listener = await self._stops.serve_ttrpc(self.place.address, services, budget, *listeners)
         await self._serve_control()
         await self._serve_grpc()
         self._shared.on_change = self.role.invalidate
@@ -107,7 +107,8 @@ class HubPart:
         if not self._control:
             return
         try:
-            await self._stops.serve_ttrpc(self._control, control_services(self.front, self.role.resources))
+            services = control_services(self.front, self.role.resources)
+            await self._stops.serve_ttrpc(self._control, services, self._shared.budget)
         except AgentError as error:
             log.warning("no control socket", extra={"code": error.code.name, "detail": error.detail})
 
@@ -119,7 +120,8 @@ class HubPart:
         from agent.serve.grpc.server import GrpcServer  # noqa: PLC0415  # for the few who have it
         from agent.serve.grpc.services import guest_services  # noqa: PLC0415
 
-        server = GrpcServer(guest_services(self.front, address, attester=self._attester is not None))
+        services = guest_services(self.front, address, attester=self._attester is not None)
+        server = GrpcServer(services, self._shared.budget)
         self.grpc_address = await server.start(address)
         self._stops.add(server.stop)
         log.info("listening", extra={"address": self.grpc_address})

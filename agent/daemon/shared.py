@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError
+from agent.hardening import give_back
 from agent.http.budget import Budget
 from agent.kbs.client import KbsClient
 from agent.kbs.skew import ClockSkew
@@ -47,20 +49,21 @@ class Stops(msgspec.Struct):
             await self.actions.pop()()
 
     async def serve_ttrpc(
-        self, address: str, services: Services, inherited: socket.socket | None = None
+        self, address: str, services: Services, budget: Budget, inherited: socket.socket | None = None
     ) -> socket.socket:
         """Serve at an address until :meth:`run`; the listening socket.
 
         Args:
             address: ``unix://<path>``.
             services: what is offered there.
+            budget: of the process.
             inherited: a listening socket to serve instead of binding one; its file is its maker's.
 
         Raises:
             AgentError: CONFIG_INVALID for an address that cannot be bound.
         """
         listener = inherited or listen_unix(address)
-        server = TtrpcServer(services)
+        server = TtrpcServer(services, budget)
         await server.start(listener)
 
         async def stop() -> None:
@@ -71,6 +74,10 @@ class Stops(msgspec.Struct):
         self.add(stop)
         log.info("listening", extra={"address": address})
         return listener
+
+
+def _give_back_soon() -> None:
+    asyncio.get_running_loop().call_later(limits.BUDGET_GIVE_BACK, give_back)
 
 
 class Place(msgspec.Struct):
@@ -108,7 +115,7 @@ class Shared:
         self.health = Health()
         self.skew = ClockSkew(clock)
         self.metrics.watch_clock(self.skew.offset)
-        self.budget = Budget(limits.BUDGET, limits.BUDGET_RESERVE)
+        self.budget = Budget(limits.BUDGET, limits.BUDGET_RESERVE, limits.BUDGET_NOTICE, _give_back_soon)
         self.stops = Stops()
         self._audit = Audit(ResourceNames(observe.log_resource_names))
         self._clients: dict[Kbs, KbsClient] = {}

@@ -7,7 +7,10 @@ is reserved for sockets that only kata-agent and root can reach, so that a workl
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Holder(Protocol):
@@ -33,14 +36,20 @@ class Budget:
     Args:
         limit: bytes for all holders together.
         reserve: bytes of it that only holders with ``reserved`` may use.
+        notice: what is much to hold.
+        fell: called when less than a quarter is held of what was much.
 
     Attributes:
         used: bytes held now.
         evicted: holders that had to go so far.
     """
 
-    def __init__(self, limit: int, reserve: int) -> None:
+    def __init__(
+        self, limit: int, reserve: int, notice: int = 0, fell: Callable[[], None] | None = None
+    ) -> None:
         self._limit = limit
+        self._notice, self._fell = notice, fell
+        self._most = 0
         self._reserve = reserve
         self._held: dict[Holder, int] = {}  # in the order of their last progress, the oldest first
         self._common = 0
@@ -77,6 +86,10 @@ class Budget:
         self._held.pop(holder, None)
         if size:
             self._held[holder] = size
+        self._most = max(self._most, self.used)
+        if self._fell is not None and self._most >= self._notice and self.used < self._most // 4:
+            self._most = self.used
+            self._fell()
 
     def _full(self, newcomer: Holder) -> bool:
         if newcomer.reserved:
@@ -87,8 +100,7 @@ class Budget:
         if not self._full(newcomer):
             return True
         for holder in tuple(self._held):
-            # T-HTTP-11: a workload cannot push out kata-agent's connections; they can push out workloads.
-            if holder is newcomer or not holder.stalled or (holder.reserved and not newcomer.reserved):
+            if holder is newcomer or not holder.stalled or not self._may_push_out(newcomer, holder):
                 continue
             self.evicted += 1
             holder.evict()
@@ -96,3 +108,8 @@ class Budget:
             if not self._full(newcomer):
                 return True
         return False
+
+    def _may_push_out(self, newcomer: Holder, holder: Holder) -> bool:
+        # T-HTTP-11: a workload cannot push out kata-agent's connections; they can push out workloads.
+        # T-TTRPC-28: what kata-agent's sockets hold beyond the reserve is a workload's to take back.
+        return newcomer.reserved or not holder.reserved or self.used - self._common > self._reserve

@@ -15,6 +15,7 @@ from agent.config import limits
 from agent.config.model import KeyAlgorithm
 from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
+from agent.http.budget import Budget
 from agent.kbs.keys import TeeKey
 from agent.kbs.token import encode_token, held_token
 from agent.roles import MeasurementResult
@@ -88,9 +89,14 @@ def bench() -> Bench:
 
 
 @pytest.fixture
-async def path(bench: Bench, tmp_path: Path) -> AsyncIterator[Path]:
+def budget() -> Budget:
+    return Budget(limits.BUDGET, limits.BUDGET_RESERVE)
+
+
+@pytest.fixture
+async def path(bench: Bench, budget: Budget, tmp_path: Path) -> AsyncIterator[Path]:
     methods = {"Echo": bench.echo, "Wait": bench.wait, "Big": bench.big, "Defect": bench.defect}
-    server = TtrpcServer({"t.Bench": methods})
+    server = TtrpcServer({"t.Bench": methods}, budget)
     await server.start(listen_unix(f"unix://{tmp_path}/s"))
     yield tmp_path / "s"
     await server.stop(0)
@@ -253,10 +259,8 @@ class TestSizes:
         assert caught.value.code is ErrorCode.PAYLOAD_TOO_LARGE
         assert await client.call("t.Bench", "Echo", b"on", soon()) == b"on"
 
-    async def test_answers_that_nobody_reads_are_bounded(
-        self, mini: MiniClient, bench: Bench, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(limits, "TTRPC_MAX_UNSENT", 2 * limits.MIB)
+    @pytest.mark.parametrize("budget", [Budget(3 * limits.MIB, 0)])
+    async def test_answers_that_nobody_reads_are_bounded(self, mini: MiniClient, bench: Bench) -> None:
         size = b"%d" % (limits.MIB - 100)
         flood = b"".join(frame(2 * i + 1, request("t.Bench", "Big", size)) for i in range(40))
         # In one piece, so that all are read before the first answer fills the buffer.

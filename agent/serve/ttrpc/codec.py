@@ -90,50 +90,86 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Decoder:
-    """Cuts a byte stream into frames. Holds at most one body and the chunk it is fed."""
+    """Cuts a byte stream into frames. Holds the body of one unfinished frame and nothing else."""
 
     def __init__(self, max_body: int = limits.TTRPC_MAX_BODY) -> None:
         self._max_body = max_body
-        self._held = bytearray()
+        self._begun = bytearray()  # of a header
         self._header: tuple[int, int, int, int] | None = None
+        self._held: list[bytearray] = []
+        self._size = 0
         self._skip = 0
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that ``data`` completes. Every byte sequence is accepted."""
-        if self._skip:
-            skipped = min(self._skip, len(data))
-            self._skip -= skipped
-            data = data[skipped:]
-        self._held += data
+    @property
+    def unfinished(self) -> int:
+        """Bytes held of a body that is not complete."""
+        return self._size
+
+    def feed(self, data: bytes | memoryview) -> list[Event]:
+        """The events that ``data`` completes; every byte sequence is accepted, and what is kept is copied."""
+        view, at = memoryview(data), 0
         events: list[Event] = []
-        at = 0
-        while True:
-            event, at = self._step(at)
-            if event is None:
-                break
-            events.append(event)
-        del self._held[:at]
+        while at < len(view):
+            if self._skip:
+                dropped = min(self._skip, len(view) - at)
+                self._skip -= dropped
+                at += dropped
+            elif self._header is None:
+                at = self._head(view, at, events)
+            else:
+                at = self._body(view, at, self._header, events)
         return events
 
-    def _step(self, at: int) -> tuple[Event | None, int]:
+    def drop(self) -> tuple[int, int]:
+        """Give up the unfinished body; its rest is thrown away as it comes.
+
+        Returns:
+            The frame's stream id and type; 0 and 0 when there is none.
+        """
         if self._header is None:
-            if len(self._held) - at < HEADER.size:
-                return None, at
-            self._header = HEADER.unpack_from(self._held, at)
-            at += HEADER.size
-        length, stream, kind, flags = self._header
-        here = len(self._held) - at
+            return 0, 0
+        length, stream, kind, _ = self._header
+        self._skip = length - self._size
+        self._header, self._held, self._size = None, [], 0
+        return stream, kind
+
+    def _head(self, view: memoryview, at: int, events: list[Event]) -> int:
+        missing = HEADER.size - len(self._begun)
+        self._begun += view[at : at + missing]
+        if len(self._begun) < HEADER.size:
+            return len(view)
+        length, stream, kind, flags = header = HEADER.unpack(self._begun)
+        self._begun.clear()
+        at += missing
         if length > self._max_body:
             # T-TTRPC-10: an announced size never decides how much is held; the body is dropped as it comes.
-            self._header = None
-            dropped = min(length, here)
-            self._skip = length - dropped
-            return Oversized(stream, kind, length), at + dropped
-        if here < length:
-            return None, at
-        self._header = None
-        body = bytes(memoryview(self._held)[at : at + length])
-        return Frame(stream, kind, flags, body), at + length
+            self._skip = length
+            events.append(Oversized(stream, kind, length))
+        elif length:
+            self._header = header
+        else:
+            events.append(Frame(stream, kind, flags, b""))
+        return at
+
+    def _body(self, view: memoryview, at: int, header: tuple[int, int, int, int], events: list[Event]) -> int:
+        length, stream, kind, flags = header
+        piece = view[at : at + length - self._size]
+        at += len(piece)
+        if self._size + len(piece) < length:
+            self._keep(piece)
+            return at
+        body = b"".join((*self._held, piece))
+        self._header, self._held, self._size = None, [], 0
+        events.append(Frame(stream, kind, flags, body))
+        return at
+
+    def _keep(self, piece: memoryview) -> None:
+        # In pieces: one that grows is copied from place to place, and leaves holes as large as itself.
+        if self._held and len(self._held[-1]) + len(piece) <= limits.TTRPC_READ_BUFFER:
+            self._held[-1] += piece
+        else:
+            self._held.append(bytearray(piece))
+        self._size += len(piece)
 
 
 def parse_request(body: bytes) -> Request:

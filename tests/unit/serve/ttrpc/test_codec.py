@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -98,6 +99,37 @@ class TestDecoder:
             assert decoder.feed(bytes(1000)) == []
         assert len(decoder._held) == 0
 
+    def test_a_body_that_is_given_up_is_not_held_and_what_follows_is_read(self) -> None:
+        decoder = Decoder()
+        assert decoder.feed(HEADER.pack(5000, 9, 1, 0) + bytes(2000)) == []
+        assert decoder.unfinished == 2000
+        assert decoder.drop() == (9, 1)
+        assert decoder.unfinished == 0
+        assert decoder.feed(bytes(2999)) == []
+        assert decoder.unfinished == 0
+        assert decoder.feed(b"\0" + HEADER.pack(2, 11, 1, 0) + b"ok") == [Frame(11, 1, 0, b"ok")]
+
+    @pytest.mark.parametrize("data", [b"", b"\0\0\0", HEADER.pack(99, 1, 1, 0)[:9]])
+    def test_where_no_body_is_begun_nothing_is_given_up(self, data: bytes) -> None:
+        decoder = Decoder()
+        decoder.feed(data)
+        assert decoder.drop() == (0, 0)
+        assert decoder.unfinished == 0
+
+    def test_a_complete_body_leaves_nothing_behind(self) -> None:
+        decoder = Decoder()
+        frame = encode_frame(1, 7, bytes(limits.MIB))
+        decoder.feed(frame[:-1])
+        decoder.feed(frame[-1:])
+        assert (decoder._held, decoder.unfinished) == ([], 0)
+
+    def test_a_body_in_single_bytes_costs_little_more_than_its_size(self) -> None:
+        decoder = Decoder()
+        decoder.feed(HEADER.pack(limits.MIB, 7, 1, 0))
+        for _ in range(200_000):
+            decoder.feed(b"x")
+        assert sum(map(sys.getsizeof, decoder._held)) < 1.2 * decoder.unfinished
+
     def test_an_empty_body_is_a_frame(self) -> None:
         assert Decoder().feed(HEADER.pack(0, 3, 200, 255)) == [Frame(3, 200, 255, b"")]
 
@@ -126,6 +158,18 @@ def test_how_the_bytes_arrive_makes_no_difference(data: bytes, cuts: list[int]) 
     whole = events_of([data])
     assert events_of(pieces) == whole
     assert events_of([data[i : i + 1] for i in range(len(data))]) == whole
+
+
+@settings(max_examples=100)
+@given(body=st.binary(min_size=1, max_size=100), sent=st.integers(0, 99), after=FRAMES.map(b"".join))
+def test_after_a_body_given_up_anywhere_the_next_frames_are_read(
+    body: bytes, sent: int, after: bytes
+) -> None:
+    decoder = Decoder()
+    sent = min(sent, len(body) - 1)
+    decoder.feed(HEADER.pack(len(body), 5, 1, 0) + body[:sent])
+    assert decoder.drop() == (5, 1)
+    assert decoder.feed(body[sent:] + after) == Decoder().feed(after)
 
 
 class TestRequest:
