@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.http import URL
 from agent.kbs.credential import COOKIE_VALUE
 from agent.kbs.skew import parse_date
 
 if TYPE_CHECKING:
+    from agent.http.url import Url
     from agent.kbs.credential import SessionRef
 
 COOKIE: Final = "kbs-session-id"
@@ -64,18 +64,12 @@ def cookie_header(session: SessionRef) -> dict[str, str]:
     return {"Cookie": f"{COOKIE}={session.cookie.reveal().decode('ascii')}"}
 
 
-def same_origin(url: URL, location: str) -> URL | None:
+def same_origin(url: Url, location: str) -> Url | None:
     """Where a redirect leads, when that has the scheme, host and port of ``url``."""
     if not _LOCATION.fullmatch(location):
         return None
     try:
-        target = url.join(URL(location, encoded=True))
-        if _origin(target) != _origin(url) or target.raw_user or target.raw_password:
-            return None
+        target = url.join(location)
     except ValueError:
         return None
-    return target
-
-
-def _origin(url: URL) -> tuple[str, str, int | None]:
-    return url.scheme, (url.raw_host or "").lower(), url.port
+    return target if target.origin == url.origin else None
