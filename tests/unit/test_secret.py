@@ -94,7 +94,6 @@ def test_the_source_can_be_changed_afterwards() -> None:
         transport.Answer(200, "application/json", CANARY, cookies=(CANARY.decode(),)),
         transport.Call("e", "GET", KBS, 1, {"Authorization": CANARY.decode()}, CANARY),
         Request("GET", KBS, lambda _: 0, {"Authorization": CANARY.decode()}, CANARY),
-        Url.parse(f"http://{CANARY.decode()}:{CANARY.decode()}@proxy", credentials=True),
         KmsAnswer(200, CANARY),
         sigv4.Key("id", CANARY.decode(), CANARY.decode()),
         ServiceKey("aws", {"x": msgspec.Raw(CANARY)}, "key", CANARY, {"y": msgspec.Raw(CANARY)}),
