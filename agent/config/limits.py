@@ -176,9 +176,37 @@ to 6, one with much device evidence 170."""
 TOKEN_HEADER_SMALL: Final = 4 * KIB
 """Up to this, every server takes a token: a 400 or a reset has another reason than its size."""
 
+# --- our HTTP client ---------------------------------------------------------------------------------
+HTTP_INTERIM: Final = 8
+"""Answers like ``100 Continue`` ahead of one: servers send one or none."""
+
+HTTP_FRAMING: Final = 1 * MIB
+"""Chunk sizes and trailers of one answer: chunks of 1 KiB make 150 KiB around the largest resource."""
+
+HTTP_ADDRESSES: Final = 16
+"""Addresses of one name that are tried."""
+
+HTTP_ADDRESS_PAUSE: Final = 0.25
+"""Seconds until the next address of a name is tried beside the first (RFC 8305 8)."""
+
+HTTP_IDLE: Final = 15.0
+"""Seconds an idle connection is kept: below what balancers (30 to 60) and servers (75) keep theirs."""
+
+TLS_VARIANTS: Final = 8
+"""Choices of configured anchors that are tried with a server that all of them together refuse."""
+
 # --- what key management services send ---------------------------------------------------------------
 KMS_MAX_ANSWER: Final = 1 * MIB
 """An answer: the largest secret of any of them has 64 KiB, in base64 and JSON."""
+
+KMS_MAX_HEAD: Final = 16 * KIB
+"""Response head of a service."""
+
+KMS_MAX_HEADERS: Final = 100
+"""Head lines of one answer; cloud services send two dozen."""
+
+KMS_CONNECTIONS: Final = 16
+"""Exchanges under way with all services together."""
 
 KMS_MAX_CREDENTIALS: Final = 64 * KIB
 """A credentials file; a PKCS#12 in JSON has a few KiB."""

@@ -70,10 +70,16 @@ def _parts_problem(text: str, *, credentials: bool) -> str:
             (port == 0 or parts.netloc.endswith(":"), "has no port number after ':'"),
             (not _PATH.fullmatch(parts.path), "has characters in its path that do not belong there"),
         )
-    ) or _host_problem(host, bracketed="[" in parts.netloc)
+    ) or host_problem(host, bracketed="[" in parts.netloc)
 
 
-def _host_problem(host: str, *, bracketed: bool) -> str:
+def host_problem(host: str, *, bracketed: bool) -> str:
+    """Why a URL's host cannot work; empty when nothing is wrong.
+
+    Args:
+        host: a name or an address, without brackets.
+        bracketed: brackets stood around it.
+    """
     labels = host.removesuffix(".").split(".")
     named = len(host) <= _HOST_MAX and all(_LABEL.fullmatch(label) for label in labels)
     numbers = re.fullmatch(r"[0-9.]+", host) is not None
@@ -95,6 +101,14 @@ def _is_ip(text: str, version: int) -> bool:
         return ipaddress.ip_address(text).version == version
     except ValueError:
         return False
+
+
+def host(url: str) -> str:
+    """The URL's host, lower case and without brackets; empty when it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(url: str) -> bool:

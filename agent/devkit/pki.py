@@ -54,7 +54,7 @@ class ServerIdentity(msgspec.Struct, frozen=True):
     @property
     def cert_pem(self) -> str:
         """The leaf as PEM text: the root to configure when it is self-signed."""
-        return self.cert.public_bytes(Encoding.PEM).decode("ascii")
+        return _pem(self.cert)
 
     @property
     def pin(self) -> bytes:
@@ -98,6 +98,7 @@ def _sign(
     names: Sequence[str] = (),
     starts: datetime.timedelta = -DAY,
     ends: datetime.timedelta = 30 * DAY,
+    key_ids: bool = True,
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
@@ -110,11 +111,13 @@ def _sign(
         .not_valid_before(now + starts)
         .not_valid_after(now + ends)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
+    )
+    if key_ids:
+        builder = builder.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        ).add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
         )
-    )
     if ca:
         # A CA certificate says what its key is for, or strict verifiers (Python 3.13) refuse it.
         builder = builder.add_extension(_SIGNS, critical=True)
@@ -145,19 +148,34 @@ def self_signed(*names: str, ca: bool = True) -> ServerIdentity:
 
 
 class Authority:
-    """A root that signs server certificates for as long as the object lives."""
+    """A certificate authority that signs server certificates for as long as the object lives.
 
-    def __init__(self, name: str = "throw-away test CA") -> None:
+    Args:
+        name: its subject.
+        key_ids: whether its certificates say which key signed them, besides whose it was.
+        parent: who signed it; a root when there is none.
+    """
+
+    def __init__(
+        self, name: str = "throw-away test CA", *, key_ids: bool = True, parent: Authority | None = None
+    ) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self.cert = _sign(name, self._key, None, self._key, ca=True)
+        self._ids = key_ids
+        self._name = name
+        self._parent = parent
+        self.cert = self._certificate()
 
     @property
     def pem(self) -> str:
-        """The root certificate as PEM text, for ``kbs_cert``."""
-        return self.cert.public_bytes(Encoding.PEM).decode("ascii")
+        """The authority's certificate as PEM text, for ``kbs_cert``."""
+        return _pem(self.cert)
+
+    def expired(self) -> str:
+        """An older certificate of the same name and key, which ended yesterday, as PEM text."""
+        return _pem(self._certificate(starts=-2 * DAY, ends=-DAY))
 
     def issue(self, *names: str, expired: bool = False) -> ServerIdentity:
-        """A server certificate.
+        """A server certificate, which is sent along with those of authorities below the root.
 
         Args:
             names: host names and IP addresses; :data:`LOOPBACK` when none are given.
@@ -173,5 +191,25 @@ class Authority:
             names=names or LOOPBACK,
             starts=-2 * DAY,
             ends=-DAY if expired else 30 * DAY,
+            key_ids=self._ids,
         )
-        return ServerIdentity(key, (cert,))
+        return ServerIdentity(key, (cert,) if self._parent is None else (cert, self.cert))
+
+    def _certificate(
+        self, starts: datetime.timedelta = -DAY, ends: datetime.timedelta = 30 * DAY
+    ) -> x509.Certificate:
+        parent = self._parent or self
+        return _sign(
+            self._name,
+            self._key,
+            None if parent is self else parent.cert.subject,
+            parent._key,  # noqa: SLF001  # another one of its own kind
+            ca=True,
+            starts=starts,
+            ends=ends,
+            key_ids=self._ids,
+        )
+
+
+def _pem(cert: x509.Certificate) -> str:
+    return cert.public_bytes(Encoding.PEM).decode("ascii")

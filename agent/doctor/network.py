@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import os
 import socket
-import ssl
 import time
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+
+from msgspec.structs import replace
 
 from agent.clock import Deadline
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError, ErrorCode
-from agent.kbs import handshake, tls
+from agent.http import tls
+from agent.http.dial import Dialer
+from agent.http.exchange import HttpError
+from agent.http.race import race
+from agent.http.reasons import system_reason
+from agent.http.resolver import Resolver
+from agent.http.url import Url
+from agent.kbs import handshake
 from agent.kbs.client import KbsClient
 from agent.kbs.skew import ClockSkew, describe
+from agent.kbs.transport import BOUNDS, proxy, trust
 from agent.observe.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import ssl
+    from collections.abc import AsyncIterator, Sequence
 
     from agent.clock import Clock
     from agent.config.model import Kbs
+    from agent.http.resolver import Address
 
 AREA: Final = "key broker"
 _STEP: Final = 5.0
 _SOON: Final = 14 * 86400.0
 """As the alert on it (docs/kubernetes/alerts.yaml)."""
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 async def broker(patient: Patient) -> AsyncIterator[Finding]:
@@ -44,95 +50,93 @@ async def broker(patient: Patient) -> AsyncIterator[Finding]:
         )
         return
     for server in settings.servers():
-        async for finding in _endpoint(settings, server.url, patient.clock):
+        own = replace(settings, url=server.url, extra_roots=server.extra_roots, pins=server.pins)
+        async for finding in _endpoint(own, patient.clock):
             yield finding
     async for finding in _answer(patient, settings):
         yield finding
 
 
-async def _endpoint(settings: Kbs, url: str, clock: Clock) -> AsyncIterator[Finding]:
+async def _endpoint(settings: Kbs, clock: Clock) -> AsyncIterator[Finding]:
     if settings.proxy:
         yield Finding(AREA, "proxy", Verdict.GOOD, "configured: the steps below lead to it")
-    parts = urlsplit(settings.proxy or url)
-    host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+    try:
+        url = proxy(settings) or Url.parse(settings.url)
+    except (AgentError, ValueError):
+        yield _bad(ErrorCode.CONFIG_INVALID, "name", "the URL is not http(s)://host[:port][/path]")
+        return
     try:
         async with asyncio.timeout(_STEP):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await Resolver().addresses(url.host, url.port)
     except TimeoutError:
-        yield _bad(ErrorCode.KBS_DNS_FAILED, "name", f"{host}: no answer within {_STEP:g} s")
+        yield _bad(ErrorCode.KBS_DNS_FAILED, "name", f"{url.host}: no answer within {_STEP:g} s")
         return
     except OSError as error:
-        yield _bad(ErrorCode.KBS_DNS_FAILED, "name", f"{host}: {error.strerror}")
+        yield _bad(ErrorCode.KBS_DNS_FAILED, "name", f"{url.host}: {system_reason(error)}")
         return
-    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
-    yield Finding(AREA, "name", Verdict.GOOD, f"{host} is {', '.join(addresses[:4])}")
-    yield _route(found[0][0], (addresses[0], port))
-    async for finding in _connection(settings, parts.scheme, (host, port), clock):
+    addresses = [str(each.sockaddr[0]) for each in found]
+    yield Finding(AREA, "name", Verdict.GOOD, f"{url.host} is {', '.join(addresses[:4])}")
+    yield _route(found[0])
+    async for finding in _connection(settings, url, found, clock):
         yield finding
 
 
-def _route(family: int, address: tuple[str, int]) -> Finding:
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:  # connecting a datagram socket sends nothing
+def _route(address: Address) -> Finding:
+    with socket.socket(address.family, socket.SOCK_DGRAM) as probe:  # connecting one of these sends nothing
         try:
-            probe.connect(address)
+            probe.connect(address.sockaddr)
         except OSError as error:
-            return _bad(ErrorCode.KBS_UNREACHABLE, "route", f"{address[0]}: {error.strerror}")
+            return _bad(ErrorCode.KBS_UNREACHABLE, "route", f"{address.sockaddr[0]}: {error.strerror}")
         return Finding(AREA, "route", Verdict.GOOD, f"from {probe.getsockname()[0]}")
 
 
 async def _connection(
-    settings: Kbs, scheme: str, address: tuple[str, int], clock: Clock
+    settings: Kbs, url: Url, addresses: Sequence[Address], clock: Clock
 ) -> AsyncIterator[Finding]:
-    host, port = address
+    port = url.port
     try:
         async with asyncio.timeout(_STEP):
-            _, writer = await asyncio.open_connection(host, port)
+            (await race(addresses)).close()
     except TimeoutError:
         yield _bad(ErrorCode.KBS_UNREACHABLE, "connection", f"port {port}: no answer; a firewall drops it")
         return
     except OSError as error:
-        yield _bad(
-            ErrorCode.KBS_UNREACHABLE, "connection", f"port {port}: {os.strerror(error.errno or errno.EIO)}"
-        )
+        yield _bad(ErrorCode.KBS_UNREACHABLE, "connection", f"port {port}: {system_reason(error)}")
         return
     yield Finding(AREA, "connection", Verdict.GOOD, f"port {port} answers")
-    try:
-        if scheme == "https":
-            yield await _tls(settings, writer, host, clock)
-        else:
-            yield Finding(
-                AREA,
-                "TLS",
-                Verdict.WARNING,
-                "http: everybody on the way reads and changes what is not encrypted to the TEE",
-                "Use https, or pin the broker's key (kbs.pins).",
-            )
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(1):
-                await writer.wait_closed()
+    if url.secure:
+        yield await _tls(settings, url, clock)
+    else:
+        yield Finding(
+            AREA,
+            "TLS",
+            Verdict.WARNING,
+            "http: everybody on the way reads and changes what is not encrypted to the TEE",
+            "Use https, or pin the broker's key (kbs.pins).",
+        )
 
 
-async def _tls(settings: Kbs, writer: asyncio.StreamWriter, host: str, clock: Clock) -> Finding:
+async def _tls(settings: Kbs, url: Url, clock: Clock) -> Finding:
+    dialer = Dialer(BOUNDS, Resolver())
     try:
-        context = await asyncio.to_thread(tls.context, settings)
         async with asyncio.timeout(_STEP):
-            await writer.start_tls(context or ssl.create_default_context(), server_hostname=host)
+            connection = await dialer.open(url, trust(settings))
     except AgentError as error:
         return failed(AREA, "TLS", error)
     except TimeoutError:
         return _bad(ErrorCode.KBS_TLS_TIMEOUT, "TLS", f"no handshake within {_STEP:g} s")
-    except ssl.SSLError as error:
-        told = getattr(error, "verify_message", "") or error.reason or type(error).__name__
-        return _bad(ErrorCode.KBS_TLS_FAILED, "TLS", str(told))
-    except OSError as error:
-        return _bad(ErrorCode.KBS_TLS_FAILED, "TLS", f"the connection broke off: {error.strerror}")
-    return _certificate(settings, writer.get_extra_info("ssl_object"), clock.wall())
+    except HttpError as error:
+        return _bad(ErrorCode.KBS_TLS_FAILED, "TLS", error.detail)
+    try:
+        return _certificate(settings, connection.session, clock.wall())
+    finally:
+        connection.abort()
 
 
-def _certificate(settings: Kbs, session: ssl.SSLObject, now: float) -> Finding:
+def _certificate(settings: Kbs, session: ssl.SSLObject | None, now: float) -> Finding:
     trusted = "its key is pinned" if settings.pins else "its certificate is trusted"
+    if session is None:
+        raise AssertionError("https has TLS")
     try:
         ends = tls.ends(session)
     except ValueError:

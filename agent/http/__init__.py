@@ -2,7 +2,7 @@
 
 Import aiohttp from this package only: its client from here, what serves from ``agent.http.server``. Its own
 default TLS context then trusts nobody, which is the safe way round: every TLS connection of the agent names
-its trust explicitly (``agent/kbs/tls.py``).
+its trust explicitly (``agent/http/tls.py``).
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.http.exchange import REDIRECTS
 from agent.kbs import choice
 from agent.kbs.choice import Credential, HeadRefusedError, pause_within
 from agent.kbs.credential import SessionRef
@@ -33,7 +34,7 @@ from agent.kbs.problems import classify, retry_after
 from agent.kbs.progress import Phase, begin
 from agent.kbs.retry import Trouble
 from agent.kbs.skew import explain
-from agent.kbs.transport import REDIRECTS, Answer, Call
+from agent.kbs.transport import Answer, Call
 from agent.secret import Secret
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock, Deadline
     from agent.config.model import Kbs
-    from agent.http import aiohttp
+    from agent.http.resolver import Lookup
     from agent.kbs.progress import Progress
     from agent.kbs.skew import ClockSkew
     from agent.kbs.token import KbsToken
@@ -104,7 +105,7 @@ class KbsClient:
         skew: ClockSkew | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = _CHANCE,
-        resolver: aiohttp.abc.AbstractResolver | None = None,
+        resolver: Lookup | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock

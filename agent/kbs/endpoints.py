@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import ipaddress
 import re
 from collections import deque
 from functools import partial
@@ -17,7 +16,7 @@ from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.http import URL
+from agent.http.url import Url
 from agent.kbs.slots import Slots
 from agent.kbs.transport import Transport
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.config.model import Kbs
-    from agent.http import aiohttp
+    from agent.http.resolver import Lookup
     from agent.kbs.credential import SessionRef
     from agent.kbs.skew import ClockSkew
 
@@ -137,7 +136,7 @@ class Endpoint:
         index: int,
         settings: Kbs,
         breaker: Breaker,
-        resolver: aiohttp.abc.AbstractResolver | None = None,
+        resolver: Lookup | None = None,
         skew: ClockSkew | None = None,
         *,
         shown: Callable[[int, float], None] | None = None,
@@ -168,7 +167,7 @@ class Endpoint:
         """What it says comes from the configured broker: by TLS, which is never unverified."""
         return self.base.lower().startswith("https:")
 
-    def url(self, target: str) -> URL:
+    def url(self, target: str) -> Url:
         """Where a request goes.
 
         Args:
@@ -187,15 +186,11 @@ class Endpoint:
         if self.settings.require_tls and not self.authenticated:
             raise AgentError(ErrorCode.KBS_TLS_REQUIRED)
         try:
-            # encoded: nothing is quoted again, so the broker gets what was checked.
-            url = URL(f"{base}/kbs/v0/{target}", encoded=True)
-            if "[" in base:
-                ipaddress.IPv6Address(url.raw_host or "")
-            if url.port:
-                return url
+            return Url.parse(f"{base}/kbs/v0/{target}")  # the broker gets what was checked
         except ValueError:
-            pass
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the broker's URL has a host or port that cannot be")
+            raise AgentError(
+                ErrorCode.CONFIG_INVALID, "the broker's URL has a host or port that cannot be"
+            ) from None
 
     def forget(self, session: SessionRef | None) -> None:
         """It no longer knows this session."""
@@ -241,7 +236,7 @@ class Endpoints:
         settings: Kbs,
         clock: Clock,
         chance: Callable[[], float],
-        resolver: aiohttp.abc.AbstractResolver | None = None,
+        resolver: Lookup | None = None,
         skew: ClockSkew | None = None,
         *,
         shown: Callable[[int, float], None] | None = None,

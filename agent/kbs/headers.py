@@ -9,7 +9,7 @@ import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.http import URL
+from agent.http.url import PORTS, Url
 from agent.kbs.cookies import SESSION, Jar, Place, read_line
 from agent.kbs.credential import COOKIE_VALUE
 from agent.secret import Secret
@@ -25,7 +25,6 @@ _LOCATION: Final = re.compile(
 )  # printable, without fragment and backslash
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
 _API: Final = "/kbs/v0/"
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Cookies(msgspec.Struct):
@@ -40,7 +39,7 @@ class Cookies(msgspec.Struct):
     session: SessionRef | None = None
     jar: Jar = Jar()
 
-    def header(self, url: URL, now: float) -> dict[str, str]:
+    def header(self, url: Url, now: float) -> dict[str, str]:
         """The head line of a request at ``now`` on the boot clock; none without cookies."""
         session, place = self.session, place_of(url)
         known = self.jar if session is None else session.jar
@@ -49,7 +48,7 @@ class Cookies(msgspec.Struct):
         text = "; ".join([*own, others] if others else own)
         return {"Cookie": text} if text else {}
 
-    def heard(self, url: URL, lines: tuple[str, ...], date: str, sent: float) -> None:
+    def heard(self, url: Url, lines: tuple[str, ...], date: str, sent: float) -> None:
         """An answer came, whatever its status.
 
         Args:
@@ -131,29 +130,30 @@ def _lives(seconds: float | None) -> bool:
     return seconds is None or seconds > 0
 
 
-def place_of(url: URL) -> Place:
+def place_of(url: Url) -> Place:
     """Where a request to ``url`` goes, as cookies see it."""
-    scheme, host, port = _origin(url)
-    return Place(f"{scheme}://{host}:{port}", host, url.raw_path, secure=scheme == "https")
+    scheme, host, port = url.origin
+    path = url.target.partition("?")[0]
+    return Place(f"{scheme}://{host}:{port}", host, path, secure=url.secure)
 
 
-def same_resource(url: URL, base: str, location: str) -> URL | None:
+def same_resource(url: Url, base: str, location: str) -> Url | None:
     """Where a redirect leads, when that is the same resource at the same scheme, host and port.
 
-    Its path ends in the very characters that follow the base URL in ``url``: ``/kbs/v0/`` and the rest, query
+    Its path ends in the very characters that follow the base Url in ``url``: ``/kbs/v0/`` and the rest, query
     included. What is before that may be another prefix: of plain segments, without dot segments, percent
     escapes and a ``/kbs/v0/`` of its own.
 
     Args:
         url: that was asked.
-        base: URL of the endpoint; ``url`` begins with it.
-        location: as received; an absolute URL or an absolute path.
+        base: Url of the endpoint; ``url`` begins with it.
+        location: as received; an absolute Url or an absolute path.
     """
     found = _LOCATION.fullmatch(location)
     if found is None:
         return None
     own = _path_of(base)
-    tail = url.raw_path_qs[len(own) :]
+    tail = url.target[len(own) :]
     path = found["path"]
     # T-KBS-100: one resource is never handed out for another.
     if not path.endswith(tail) or not tail.startswith(_API):
@@ -163,7 +163,7 @@ def same_resource(url: URL, base: str, location: str) -> URL | None:
         return None
     if found["host"] and not _at(url, found["scheme"], found["host"], found["port"]):
         return None
-    return URL(base[: len(base) - len(own)] + path, encoded=True)
+    return Url.parse(base[: len(base) - len(own)] + path)
 
 
 def _plain(prefix: str) -> bool:
@@ -176,12 +176,7 @@ def _path_of(base: str) -> str:
     return slash + path
 
 
-def _at(url: URL, scheme: str | None, host: str, port: str | None) -> bool:
-    own = _origin(url)
-    scheme = (scheme or own[0]).lower()
-    there = scheme, host.lower().strip("[]"), int(port) if port else _PORTS[scheme]
-    return there == own
-
-
-def _origin(url: URL) -> tuple[str, str, int | None]:
-    return url.scheme, (url.raw_host or "").lower(), url.port
+def _at(url: Url, scheme: str | None, host: str, port: str | None) -> bool:
+    scheme = (scheme or url.scheme).lower()
+    there = scheme, host.lower().strip("[]"), int(port) if port else PORTS[scheme]
+    return there == (url.scheme, url.host, url.port)

@@ -1,11 +1,8 @@
-"""Where an exchange with the broker is, so that one whose time is up can name what used it.
-
-Name look-up and TLS handshake happen deep inside the HTTP library, in the context of the request: they find
-its :class:`Progress` in a context variable.
-"""
+"""Where an exchange with the broker is, so that one whose time is up can name what used it."""
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from contextvars import ContextVar
 from typing import Final
@@ -13,6 +10,7 @@ from typing import Final
 import msgspec
 
 from agent.errors import ErrorCode
+from agent.http.exchange import Step
 
 
 class Phase(enum.Enum):
@@ -43,8 +41,16 @@ _TIMEOUTS: Final = {
 }
 
 
+_STEPS: Final = {
+    Step.NAME: Phase.DNS,
+    Step.CONNECT: Phase.CONNECT,
+    Step.TLS: Phase.TLS,
+    Step.ANSWER: Phase.ANSWER,
+}
+
+
 class Progress(msgspec.Struct):
-    """One exchange under way.
+    """One exchange under way; the HTTP client's :class:`agent.http.exchange.Steps`.
 
     Attributes:
         phase: what it waits for.
@@ -61,8 +67,13 @@ class Progress(msgspec.Struct):
         """The request was going out, or the answer coming in."""
         return self.phase in {Phase.ANSWER, Phase.BODY}
 
+    def reached(self, step: Step, *, kept: bool = False) -> None:
+        """See :meth:`agent.http.exchange.Steps.reached`."""
+        self.phase, self.reused = _STEPS[step], kept
+        if step is Step.ANSWER:
+            self.sent = asyncio.get_running_loop().time()
 
-_current: ContextVar[Progress | None] = ContextVar("current", default=None)
+
 _watched: ContextVar[Progress | None] = ContextVar("watched", default=None)
 
 
@@ -80,12 +91,4 @@ def begin() -> Progress:
     """An exchange begins in this task."""
     progress = _watched.get() or Progress()
     progress.phase, progress.reused = Phase.QUEUE, False
-    _current.set(progress)
     return progress
-
-
-def reached(phase: Phase) -> None:
-    """Note where the exchange of this context is; harmless outside of one."""
-    progress = _current.get()
-    if progress is not None:
-        progress.phase = phase

@@ -1,4 +1,4 @@
-"""One HTTP exchange with the broker: connections, bounds, and what their failures mean.
+"""One HTTP exchange with the broker: what is wanted of an answer, and what a failure means.
 
 Headers and connection rules: kbs_protocol.md 1.1 and 6. Knows nothing of the endpoints' meaning. Bodies,
 cookies and tokens never reach a log or an error from here.
@@ -7,42 +7,44 @@ cookies and tokens never reach a log or an error from here.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import re
-import ssl
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent.config import limits
+from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
-from agent.http import URL, aiohttp
-from agent.kbs import tls
-from agent.kbs.progress import Phase, Progress
-from agent.kbs.resolver import Resolver
+from agent.http.client import Client
+from agent.http.exchange import REDIRECTS, HttpError, Repeat, Request, Response, Trouble, compressed
+from agent.http.messages import Bounds
+from agent.http.resolver import Resolver
+from agent.http.tls import Trust
+from agent.http.url import Url
+from agent.kbs.progress import Phase
 from agent.secret import without
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from types import SimpleNamespace
+    from collections.abc import Callable, Mapping
 
     from agent.config.model import Kbs
+    from agent.http.messages import ResponseHead
+    from agent.http.resolver import Lookup
+    from agent.kbs.progress import Progress
 
 USER_AGENT: Final = "attestation-agent-kbs-client/0.1.0"
 """What brokers' logs and rules know guests by (kbs_protocol.md 1.1)."""
 
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-
-EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What the kernel says when this guest, not its peer, has nothing left."""
-
-_CHUNK: Final = 64 * limits.KIB
-_PROXY: Final = re.compile(
-    r"https?://(?:[A-Za-z0-9._~!$&'()*+,;=%-]+(?::[A-Za-z0-9._~!$&'()*+,;=%-]*)?@)?"
-    r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?",
-    re.IGNORECASE | re.ASCII,
+BOUNDS: Final = Bounds(
+    # T-KBS-65: the head is bounded before it is parsed.
+    head=limits.KBS_MAX_HEAD,
+    start=limits.KBS_MAX_HEAD,
+    fields=limits.KBS_MAX_HEADERS,
+    framing=limits.HTTP_FRAMING,
+    interim=limits.HTTP_INTERIM,
 )
+"""Of the broker's answers, besides their bodies."""
+
+_HEADERS: Final = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}", re.ASCII)
 
 
@@ -62,7 +64,7 @@ class Call(msgspec.Struct, frozen=True):
 
     endpoint: str
     method: str
-    url: URL
+    url: Url
     largest: int
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: bytes | None = None
@@ -103,232 +105,183 @@ class Transport:
 
     Args:
         settings: of one endpoint.
-        resolver: for names; the system's when there is none. Injected in tests.
+        lookup: for names; the system's when there is none. Injected in tests.
         heard: told ``Date`` of each answer when its head has come, and the seconds it took.
-        shown: told when the broker's certificate ends, as :func:`agent.kbs.tls.context` does.
+        shown: told when the broker's certificate ends, as :func:`trust` says.
     """
 
     def __init__(
         self,
         settings: Kbs,
-        resolver: aiohttp.abc.AbstractResolver | None = None,
+        lookup: Lookup | None = None,
         heard: Callable[[str, float], None] | None = None,
         shown: Callable[[float], None] | None = None,
     ) -> None:
         self._settings = settings
-        self._resolver = resolver
+        self._lookup = lookup
         self._heard = heard
         self._shown = shown
-        self._session: aiohttp.ClientSession | None = None
-        self._opening = asyncio.Lock()
+        self._client: Client | None = None
+        self._trust: Trust | None = None
         self._closed = False
 
     async def send(self, call: Call, progress: Progress) -> Answer:
-        """One answer; a repeatable call goes out again when the broker had closed a kept connection.
+        """One answer; a repeatable call goes out again as :func:`agent.http.exchange.again` says.
 
         Redirects are answers. The caller bounds the time; only connecting has its own limit here.
 
         Raises:
             AgentError: CONFIG_INVALID, KBS_DNS_FAILED, KBS_TLS_FAILED, KBS_UNREACHABLE,
-                KBS_RESPONSE_TOO_LARGE, KBS_BAD_RESPONSE, CANCELLED (closed).
+                KBS_RESPONSE_TOO_LARGE, KBS_BAD_RESPONSE, GUEST_EXHAUSTED, CANCELLED (closed).
         """
+        client = self._open()
         try:
-            return await self._send(call, progress)
-        except (aiohttp.ClientError, OSError) as error:
-            if not (call.repeatable and progress.reused and _closed_early(error)):
-                raise explain(error, progress, call.endpoint) from None
-        try:
-            return await self._send(call, progress)
-        except (aiohttp.ClientError, OSError) as error:
+            response = await client.send(self._request(call, progress), progress)
+        except HttpError as error:
             raise explain(error, progress, call.endpoint) from None
+        if response.status == 407 and self._settings.proxy:  # no broker asks for that
+            raise AgentError(ErrorCode.KBS_UNREACHABLE, _proxy_refused(response.status))
+        return _answer(response, call)
 
     async def close(self) -> None:
         """Drop all connections; what is under way fails. Safe to call twice."""
         self._closed = True
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        if self._client is not None:
+            await self._client.close()
 
-    async def _send(self, call: Call, progress: Progress) -> Answer:
-        session = await self._open()
-        headers = dict(call.headers)
-        if call.body is not None:
-            headers.setdefault("Content-Type", "application/json")
-        async with session.request(
-            call.method,
-            call.url,
-            data=call.body,
-            headers=headers,
-            proxy=self._settings.proxy,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=call.connect),
-            trace_request_ctx=progress,
-        ) as response:
+    def _request(self, call: Call, progress: Progress) -> Request:
+        def wanted(head: ResponseHead) -> int:
             progress.phase = Phase.BODY
             if self._heard is not None:
                 took = asyncio.get_running_loop().time() - progress.sent
-                self._heard(response.headers.get("Date", ""), took)
-            try:
-                return await _read(response, call)
-            except AgentError:
-                response.close()  # the rest is not wanted: the connection goes with it
-                raise
+                self._heard(next(iter(head.headers.get("date", ())), ""), took)
+            # T-KBS-66: nothing is decompressed, so an answer is never larger than what came over the wire.
+            if head.status in REDIRECTS or compressed(head):
+                return 0
+            # T-KBS-67: counted while reading.
+            return call.largest if head.status == 200 else limits.KBS_MAX_PROBLEM
 
-    async def _open(self) -> aiohttp.ClientSession:
-        async with self._opening:
-            if self._session is None and not self._closed:
-                # T-KBS-63: only the configured proxy; environment and netrc (trust_env) are not measured.
-                if self._settings.proxy and not _PROXY.fullmatch(self._settings.proxy):
-                    raise AgentError(ErrorCode.CONFIG_INVALID, "the proxy is not http(s)://host[:port]")
-                trust = await asyncio.to_thread(tls.context, self._settings, self._shown)
-                self._session = self._new_session(trust)
-            if self._closed or self._session is None:
-                raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")
-            return self._session
-
-    def _new_session(self, trust: ssl.SSLContext | None) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            # Callers queue before they come here: in the connector their wait would count as connecting.
-            connector=aiohttp.TCPConnector(
-                ssl=trust or True, limit=0, resolver=Resolver(self._resolver), use_dns_cache=False
-            ),
-            # T-KBS-64: no jar. The session id goes to /attest and nowhere else.
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-            auto_decompress=False,
-            trust_env=False,
-            # T-KBS-65: the head is bounded before it is parsed.
-            max_line_size=limits.KBS_MAX_HEAD,
-            max_field_size=limits.KBS_MAX_HEAD,
-            max_headers=limits.KBS_MAX_HEADERS,
-            trace_configs=[_tracing()],
+        headers = dict(call.headers)
+        if call.body is not None:
+            headers.setdefault("Content-Type", "application/json")
+        return Request(
+            call.method,
+            call.url,
+            wanted,
+            headers,
+            call.body,
+            Repeat.KEPT if call.repeatable else Repeat.NEVER,
+            call.connect,
+            self._trust,
         )
 
+    def _open(self) -> Client:
+        if self._closed:
+            raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")
+        if self._client is None:
+            # T-KBS-63: only the configured proxy; those of the environment are not measured.
+            # T-KBS-64: no jar. The session id goes to /attest and nowhere else.
+            self._client = Client(
+                BOUNDS,
+                limits.KBS_CONNECTIONS,
+                _HEADERS,
+                resolver=Resolver(self._lookup),
+                proxy=proxy(self._settings),
+            )
+            self._trust = trust(self._settings, self._shown)
+        return self._client
 
-async def _read(response: aiohttp.ClientResponse, call: Call) -> Answer:
-    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+def proxy(settings: Kbs) -> Url | None:
+    """The configured proxy.
+
+    Raises:
+        AgentError: CONFIG_INVALID.
+    """
+    if not settings.proxy:
+        return None
+    try:
+        made = Url.parse(settings.proxy, credentials=True)
+    except ValueError:
+        made = None
+    if made is None or made.target != "/":
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the proxy is not http(s)://host[:port]")
+    return made
+
+
+def trust(settings: Kbs, shown: Callable[[float], None] | None = None) -> Trust | None:
+    """The TLS settings for one broker; None when neither its URL nor its proxy's is https.
+
+    An https proxy is checked by the same rules as the broker, so with pins its key must be pinned too.
+
+    Args:
+        settings: of one endpoint.
+        shown: told after each good handshake when the broker's certificate ends, in seconds since the Unix
+            epoch. A proxy's certificate is not told.
+    """
+    if not any((url or "").lower().startswith("https:") for url in (settings.url, settings.proxy)):
+        return None
+    told = None if shown is None else (urls.host(settings.url), shown)
+    return Trust(settings.extra_roots, settings.pins, shown=told)
+
+
+def _answer(response: Response, call: Call) -> Answer:
+    media_type = response.first("content-type").partition(";")[0].strip().lower()
     if media_type and not _MEDIA_TYPE.fullmatch(media_type):
         media_type = "unreadable"
-    where = f"/{call.endpoint} answered {response.status}, content type {media_type or 'none'}"
-    cookies = tuple(response.headers.getall("Set-Cookie", []))
-    date, later = (response.headers.get(name, "") for name in ("Date", "Retry-After"))
+    cookies = tuple(response.head.headers.get("set-cookie", ()))
+    date, later = response.first("date"), response.first("retry-after")
     if response.status in REDIRECTS:
-        response.close()
-        there = response.headers.get("Location", "")
+        there = response.first("location")
         return Answer(response.status, media_type, b"", cookies, location=there, date=date)
-    good = response.status == 200
-    # T-KBS-66: nothing is decompressed, so an answer is never larger than what came over the wire.
-    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        if good:
+    body = None if compressed(response.head) else response.body
+    if response.status == 200 and body is None:
+        where = f"/{call.endpoint} answered {response.status}, content type {media_type or 'none'}"
+        if compressed(response.head):
             raise AgentError(ErrorCode.KBS_BAD_RESPONSE, f"{where}: compressed, which was not asked for")
-        body = None
-    else:
-        body = await _bounded(response, call.largest if good else limits.KBS_MAX_PROBLEM)
-    if body is None:
-        if good:
-            raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, f"{where}: more than {call.largest} bytes")
-        response.close()  # some proxy's error page: its status says enough
+        raise AgentError(ErrorCode.KBS_RESPONSE_TOO_LARGE, f"{where}: more than {call.largest} bytes")
+    # Without a body it is some proxy's error page: its status says enough.
     return Answer(response.status, media_type, body or b"", cookies, date=date, retry_after=later)
 
 
-async def _bounded(response: aiohttp.ClientResponse, largest: int) -> bytes | None:
-    # T-KBS-67: counted while reading; Content-Length only spares us the beginning.
-    if (response.content_length or 0) > largest:
-        return None
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        size += len(chunk)
-        if size > largest:
-            return None
-        chunks.append(chunk)
-    return b"".join(chunks)
+_CODES: Final = {
+    Trouble.REFUSED: ErrorCode.INTERNAL,
+    Trouble.CLOSED: ErrorCode.CANCELLED,
+    Trouble.NAME: ErrorCode.KBS_DNS_FAILED,
+    Trouble.TLS: ErrorCode.KBS_TLS_FAILED,
+    Trouble.FRAMING: ErrorCode.KBS_BAD_RESPONSE,
+}
+_LOST: Final = frozenset({Trouble.UNSENT, Trouble.SILENT})
+_SAID: Final = {
+    Trouble.CONNECT: "no connection",
+    Trouble.PROXY: "the proxy cannot be reached",
+    Trouble.FRAMING: "the answer is not HTTP as it should be",
+}
 
 
-def explain(error: aiohttp.ClientError | OSError, progress: Progress, endpoint: str) -> AgentError:
-    """What a failure of the HTTP library means; its own text is dropped, since it can quote the peer."""
-    code, kind = ErrorCode.KBS_UNREACHABLE, type(error).__name__
-    if reason := tls_reason(error):
-        code, detail = ErrorCode.KBS_TLS_FAILED, reason
-    elif isinstance(error, aiohttp.ClientConnectorError):
-        code, detail = _not_connected(error)
-    elif isinstance(error, aiohttp.ClientHttpProxyError):
-        detail = f"the proxy answered CONNECT with {error.status}"
-    elif isinstance(error, TimeoutError):
-        code, detail = (
-            progress.phase.timeout(endpoint),
-            f"no connection in time, while {progress.phase.value}",
-        )
-    elif isinstance(error, aiohttp.ClientPayloadError):
-        detail = "the broker's answer broke off"
-    elif isinstance(error, aiohttp.ClientConnectionError | OSError):
-        detail = f"connection lost while {progress.phase.value} ({kind})"
-    elif isinstance(error, aiohttp.InvalidURL):
-        code, detail = ErrorCode.CONFIG_INVALID, "the broker's URL is not one"
-    else:
-        code, detail = ErrorCode.KBS_BAD_RESPONSE, f"the answer is not HTTP as it should be ({kind})"
+def explain(error: HttpError, progress: Progress, endpoint: str) -> AgentError:
+    """What a failure of the HTTP client means."""
+    code, detail = _CODES.get(error.trouble, ErrorCode.KBS_UNREACHABLE), error.detail
+    if error.exhausted:
+        code = ErrorCode.GUEST_EXHAUSTED
+    if error.trouble is Trouble.TIME:
+        code = progress.phase.timeout(endpoint)
+        detail = f"no connection in time, while {progress.phase.value}"
+    elif error.trouble is Trouble.TUNNEL:
+        detail = _proxy_refused(error.status)
+    elif error.trouble is Trouble.BROKEN:
+        detail = f"the broker's answer broke off ({detail})"
+    elif error.trouble in _LOST:
+        detail = f"connection lost while {progress.phase.value} ({detail})"
+    elif error.trouble in _SAID:
+        detail = f"{_SAID[error.trouble]}: {detail}"
     return AgentError(code, detail)
 
 
-def _not_connected(error: aiohttp.ClientConnectorError) -> tuple[ErrorCode, str]:
-    reason = system_reason(error.os_error)
-    if error.os_error.errno in EXHAUSTED:
-        return ErrorCode.GUEST_EXHAUSTED, f"no connection: {reason}"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ErrorCode.KBS_DNS_FAILED, f"{error.host}: {reason}"
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return ErrorCode.KBS_UNREACHABLE, f"the proxy cannot be reached: {reason}"
-    return ErrorCode.KBS_UNREACHABLE, f"no connection: {reason}"
-
-
-def _closed_early(error: Exception) -> bool:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return False
-    return isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-
-
-def tls_reason(error: BaseException) -> str:
-    """What TLS had against the peer, without any of its data; empty when it was not TLS."""
-    found = next(
-        (
-            cause
-            for cause in (
-                getattr(error, "certificate_error", None),
-                getattr(error, "os_error", None),
-                error,
-                error.__cause__,
-            )
-            if isinstance(cause, ssl.SSLError)
-        ),
-        None,
-    )
-    if found is None or isinstance(found, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return ""
-    told = getattr(found, "verify_message", None) or getattr(found, "reason", None) or found.strerror
-    return f"TLS: {told or type(found).__name__}"
-
-
-def system_reason(error: OSError) -> str:
-    """The kernel's or the resolver's words."""
-    if error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError):
-        return os.strerror(error.errno)
-    return error.strerror or type(error).__name__
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    """Notes in the request's :class:`Progress` what it waits for."""
-
-    def note(phase: Phase, *, reused: bool) -> Callable[..., Awaitable[None]]:
-        async def noted(_session: object, context: SimpleNamespace, _params: object) -> None:
-            progress = context.trace_request_ctx
-            if isinstance(progress, Progress):
-                progress.phase, progress.reused = phase, reused
-                progress.sent = asyncio.get_running_loop().time()
-
-        return noted
-
-    config = aiohttp.TraceConfig()
-    config.on_connection_create_start.append(note(Phase.CONNECT, reused=False))
-    config.on_connection_create_end.append(note(Phase.ANSWER, reused=False))
-    config.on_connection_reuseconn.append(note(Phase.ANSWER, reused=True))
-    return config
+def _proxy_refused(status: int) -> str:
+    if status == 407:
+        return (
+            "the proxy wants a user and a password, or refuses these (407): set kbs.proxy in agent.toml to "
+            "http://user:password@host:port, with special characters percent-encoded"
+        )
+    return f"the proxy answered CONNECT with {status}"

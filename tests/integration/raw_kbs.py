@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agent.http import aiohttp
+    from agent.http.resolver import Lookup
     from agent.kbs.skew import ClockSkew
 
 
@@ -133,7 +133,7 @@ async def clients() -> AsyncIterator[Callable[..., KbsClient]]:
     def make(
         url: str,
         *,
-        resolver: aiohttp.abc.AbstractResolver | None = None,
+        resolver: Lookup | None = None,
         skew: ClockSkew | None = None,
         **settings: object,
     ) -> KbsClient:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from agent.devkit import pki
 from agent.devkit.kbs import DevKbs, Fault, Kind
 from agent.devkit.sample import SampleAttester
 from agent.errors import AgentError, ErrorCode
-from agent.http import aiohttp
 from agent.hub.hub import Hub
 from agent.kbs.client import KbsClient
 from agent.kbs.resources import ResourceClient
@@ -42,7 +40,9 @@ from tests.integration.raw_kbs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from agent.http.resolver import Address, Lookup
 
 pytestmark = pytest.mark.integration
 
@@ -52,21 +52,16 @@ SLACK = 0.15
 LIMITS = [0.5, 1.0, 2.0]
 
 
-class Silent(aiohttp.abc.AbstractResolver):
+class Silent:
     """A name server that never answers."""
 
     def __init__(self) -> None:
         self.asked = 0
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[aiohttp.abc.ResolveResult]:
+    async def resolve(self, host: str, port: int) -> Sequence[Address]:
         self.asked += 1
         await asyncio.Event().wait()
         raise AssertionError
-
-    async def close(self) -> None:
-        pass
 
 
 async def each_limit(check: Callable[[float], Awaitable[None]]) -> None:
@@ -223,7 +218,7 @@ async def test_retry_after_is_told_and_kept(client_of: Callable[..., KbsClient],
 # --- the whole way --------------------------------------------------------------------------------
 @asynccontextmanager
 async def front(
-    url: str, resolver: aiohttp.abc.AbstractResolver | None = None
+    url: str, resolver: Lookup | None = None
 ) -> AsyncIterator[Callable[[float], Awaitable[object]]]:
     metrics, kbs = Metrics(), Kbs(url=url)
     client = KbsClient(kbs, CLOCK, metrics, resolver=resolver)
@@ -246,9 +241,7 @@ async def front(
         await client.close()
 
 
-async def hears(
-    url: str, code: ErrorCode, resolver: Callable[[], aiohttp.abc.AbstractResolver] | None = None
-) -> None:
+async def hears(url: str, code: ErrorCode, resolver: Callable[[], Lookup] | None = None) -> None:
     """The outermost caller hears this code in time, whatever its deadline."""
 
     async def check(limit: float) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.http import URL
+from agent.http.exchange import Request
+from agent.http.url import Url
 from agent.hub.image_packets import ServiceKey
 from agent.hub.kms import sigv4
 from agent.hub.kms.http import KmsAnswer
@@ -18,6 +19,7 @@ from agent.kbs import transport
 from agent.secret import Secret
 
 CANARY = b"c4n4ry-plaintext"
+KBS = Url.parse("http://kbs")
 
 
 def test_a_secret_does_not_print() -> None:
@@ -90,7 +92,8 @@ def test_the_source_can_be_changed_afterwards() -> None:
     "holder",
     [
         transport.Answer(200, "application/json", CANARY, cookies=(CANARY.decode(),)),
-        transport.Call("e", "GET", URL("http://kbs"), 1, {"Authorization": CANARY.decode()}, CANARY),
+        transport.Call("e", "GET", KBS, 1, {"Authorization": CANARY.decode()}, CANARY),
+        Request("GET", KBS, lambda _: 0, {"Authorization": CANARY.decode()}, CANARY),
         KmsAnswer(200, CANARY),
         sigv4.Key("id", CANARY.decode(), CANARY.decode()),
         ServiceKey("aws", {"x": msgspec.Raw(CANARY)}, "key", CANARY, {"y": msgspec.Raw(CANARY)}),

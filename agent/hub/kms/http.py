@@ -6,33 +6,51 @@ import asyncio
 import os
 import re
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
-from agent.http import URL, aiohttp
-from agent.kbs import tls
-from agent.kbs.transport import EXHAUSTED, REDIRECTS, system_reason, tls_reason
+from agent.http.client import Client
+from agent.http.exchange import (
+    REDIRECTS,
+    UNWATCHED,
+    HttpError,
+    Repeat,
+    Request,
+    Response,
+    Trouble,
+    compressed,
+)
+from agent.http.messages import Bounds
+from agent.http.resolver import Resolver, literal
+from agent.http.tls import Trust, anchors
+from agent.http.url import Url
 from agent.secret import without
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from agent.clock import Deadline
     from agent.config.model import Kms
+    from agent.http.exchange import Steps
+    from agent.http.messages import ResponseHead
+    from agent.http.resolver import Address
     from agent.secret import Secret
 
 METADATA: Final = frozenset({"http://100.100.100.200", "http://169.254.169.254"})
 """Where clouds answer their own machines about themselves (Alibaba; AWS, Azure and Google), without TLS."""
 
-_CONNECTIONS: Final = 16
-_CHUNK: Final = 64 * limits.KIB
-_MAX_HEAD: Final = 16 * limits.KIB
-_MAX_HEADERS: Final = 100
-_PORTS: Final = {"http": 80, "https": 443}
+_BOUNDS: Final = Bounds(
+    head=limits.KMS_MAX_HEAD,
+    start=limits.KMS_MAX_HEAD,
+    fields=limits.KMS_MAX_HEADERS,
+    framing=limits.HTTP_FRAMING,
+    interim=limits.HTTP_INTERIM,
+)
+_HEADERS: Final = {"User-Agent": "coco-agent", "Accept": "*/*", "Accept-Encoding": "identity"}
 _URL: Final = re.compile(r"https?://[!-~]{1,8192}", re.ASCII)
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?|", re.ASCII)
 _SECONDS: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
@@ -55,19 +73,17 @@ class KmsAnswer(msgspec.Struct, frozen=True):
         return without(self, "body")
 
 
-class _Request(msgspec.Struct, frozen=True):
-    method: str
-    url: URL
-    headers: Mapping[str, str]
-    body: bytes
-    trust: ssl.SSLContext | None
+class _Routed(Resolver):
+    """Names that a test's own servers play."""
 
-    def __repr__(self) -> str:
-        return without(self, "headers", "body")
+    def __init__(self, routes: Mapping[str, tuple[str, int]]) -> None:
+        super().__init__()
+        self._routes = routes
 
-    @property
-    def host(self) -> str:
-        return self.url.host or ""
+    async def addresses(self, host: str, port: int, steps: Steps = UNWATCHED) -> Sequence[Address]:
+        """The route's address, or the name's own."""
+        known = literal(*self._routes[host]) if host in self._routes else None
+        return (known,) if known is not None else await super().addresses(host, port, steps)
 
 
 class KmsHttp:
@@ -86,11 +102,12 @@ class KmsHttp:
                 stay those of the name.
         """
         self._settings = settings
-        self._routes = dict(routes or {})
-        self._session: aiohttp.ClientSession | None = None
-        self._trust: ssl.SSLContext | None = None
-        self._opening = asyncio.Lock()
-        self._closed = False
+        # T-KMS-4: proxies, netrc and credentials of the environment are not measured: none is used.
+        self._client = Client(
+            _BOUNDS, limits.KMS_CONNECTIONS, _HEADERS, resolver=_Routed(routes) if routes else None
+        )
+        self._slots = asyncio.Semaphore(limits.KMS_CONNECTIONS)
+        self._trust = Trust(settings.extra_roots)
 
     def allowed(self, url: str) -> str:
         """``url`` without trailing slashes, if it is one of ``kms.endpoints`` or beneath one.
@@ -116,7 +133,7 @@ class KmsHttp:
             "the service's address is not one of kms.endpoints, nor beneath one",
         )
 
-    async def trust(self, roots: str = "", identity: Secret | None = None) -> ssl.SSLContext:
+    async def trust(self, roots: str = "", identity: Secret | None = None) -> Trust:
         """TLS settings for ``send``, for a service that needs its own; to be kept, as connections hang on it.
 
         Args:
@@ -126,7 +143,18 @@ class KmsHttp:
         Raises:
             AgentError: CONFIG_INVALID, KMS_CREDENTIALS_INVALID (``roots`` or ``identity`` cannot be read).
         """
-        return await asyncio.to_thread(_context, self._settings.extra_roots, roots, identity)
+        try:
+            made = Trust(
+                "\n".join((self._settings.extra_roots, *(anchors(roots) if roots else ()))),
+                adjust=None if identity is None else partial(_identify, identity),
+            )
+            await made.ready()
+        except AgentError as error:
+            if roots and error.code is ErrorCode.CONFIG_INVALID:
+                await self._trust.ready()  # the same for the configured ones: is it them?
+                raise _unreadable("the service's CA is not PEM certificates") from None
+            raise
+        return made
 
     async def send(
         self,
@@ -136,9 +164,9 @@ class KmsHttp:
         body: bytes,
         deadline: Deadline,
         *,
-        trust: ssl.SSLContext | None = None,
+        trust: Trust | None = None,
     ) -> KmsAnswer:
-        """One exchange; once more when the service had closed a kept connection.
+        """One exchange; once more when a connection ended before an answer: all of these can be repeated.
 
         Args:
             method: HTTP method.
@@ -154,13 +182,23 @@ class KmsHttp:
                 KMS_CREDENTIALS_INVALID (a header that cannot be sent), CONFIG_INVALID (kms.cert),
                 GUEST_EXHAUSTED, CANCELLED (closed).
         """
-        request = _Request(method, self._checked(url, headers), headers, body, trust)
-        host = request.host
+        target = self._checked(url, headers)
+        host = target.host
         limit = deadline.within(self._settings.timeout)
+        request = Request(
+            method,
+            target,
+            _wanted,
+            headers,
+            body or None,
+            Repeat.LOST,
+            self._settings.timeout,
+            trust if trust is not None else self._trust,
+        )
         try:
-            async with limit.limit(f"waiting for {host}"):
-                return await self._exchange(request)
-        except (aiohttp.ClientError, OSError) as error:
+            async with limit.limit(f"waiting for {host}"), self._slots:
+                return _answer(await self._client.send(request), host)
+        except HttpError as error:
             raise _explain(error, host) from None
         except AgentError as error:
             if error.code is ErrorCode.DEADLINE_EXCEEDED:
@@ -169,12 +207,9 @@ class KmsHttp:
 
     async def close(self) -> None:
         """Drop all connections; what is under way fails. Safe to call twice."""
-        self._closed = True
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._client.close()
 
-    def _checked(self, url: str, headers: Mapping[str, str]) -> URL:
+    def _checked(self, url: str, headers: Mapping[str, str]) -> Url:
         if not _URL.fullmatch(url):
             raise AgentError(ErrorCode.KMS_SETTINGS_INVALID, "the service's address has characters of no URL")
         # T-KMS-2: credentials and plaintext travel by TLS. Without it only to this machine, where the
@@ -192,59 +227,9 @@ class KmsHttp:
                     f"header {name} cannot be sent: control characters, white space at an end, or not ASCII",
                 )
         try:
-            return URL(url, encoded=True)
+            return Url.parse(url)
         except ValueError:
             raise AgentError(ErrorCode.KMS_SETTINGS_INVALID, "the service's address is no URL") from None
-
-    async def _exchange(self, request: _Request) -> KmsAnswer:
-        session = await self._open()
-        try:
-            return await self._once(session, request)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            # Every exchange with these services can be repeated.
-            if self._closed or isinstance(error, aiohttp.ClientConnectorError):
-                raise
-        return await self._once(session, request)
-
-    async def _once(self, session: aiohttp.ClientSession, request: _Request) -> KmsAnswer:
-        url, host = request.url, request.host
-        route = self._routes.get(host)
-        named = host if route is not None and url.scheme == "https" else None
-        context = request.trust if request.trust is not None else self._trust
-        async with session.request(
-            request.method,
-            url if route is None else url.with_host(route[0]).with_port(route[1]),
-            data=request.body or None,
-            headers={"Host": url.host_port_subcomponent or host, **request.headers},
-            allow_redirects=False,
-            ssl=context if context is not None else True,
-            server_hostname=named,
-        ) as response:
-            try:
-                return await _read(response, host)
-            except AgentError:
-                response.close()  # the rest is not wanted: the connection goes with it
-                raise
-
-    async def _open(self) -> aiohttp.ClientSession:
-        async with self._opening:
-            if self._session is None and not self._closed:
-                self._trust = await self.trust()
-                self._session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(limit=_CONNECTIONS, use_dns_cache=False),
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    headers={"User-Agent": "coco-agent", "Accept-Encoding": "identity"},
-                    auto_decompress=False,
-                    # T-KMS-4: proxies, netrc and credentials of the environment are not measured.
-                    trust_env=False,
-                    timeout=aiohttp.ClientTimeout(total=None),
-                    max_line_size=_MAX_HEAD,
-                    max_field_size=_MAX_HEAD,
-                    max_headers=_MAX_HEADERS,
-                )
-            if self._closed or self._session is None:
-                raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")
-            return self._session
 
 
 def cloud_host(template: str, value: str, pattern: re.Pattern[str], what: str) -> str:
@@ -289,31 +274,16 @@ def refusal(answer: KmsAnswer, service: str, detail: str = "") -> AgentError:
 
 def _origin(url: str) -> tuple[str, str, int]:
     try:
-        parts = urlsplit(url)
-        port = parts.port or _PORTS.get(parts.scheme, 0)
+        return Url.parse(url).origin
     except ValueError:
         return "", "", 0
-    return parts.scheme, (parts.hostname or "").removesuffix("."), port
 
 
 def _segments(url: str) -> list[str]:
-    return [part for part in urlsplit(url).path.split("/") if part]
+    return [part for part in Url.parse(url).target.partition("?")[0].split("/") if part]
 
 
-def _context(configured: str, roots: str, identity: Secret | None) -> ssl.SSLContext:
-    made = tls.trusting(configured)
-    if roots:
-        made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # what is named is an anchor, a root or not
-        try:
-            made.load_verify_locations(cadata=roots)
-        except (ssl.SSLError, ValueError):
-            raise _unreadable("the service's CA is not PEM certificates") from None
-    if identity is not None:
-        _identify(made, identity)
-    return made
-
-
-def _identify(made: ssl.SSLContext, identity: Secret) -> None:
+def _identify(identity: Secret, made: ssl.SSLContext) -> None:
     # The ssl module reads keys from files only; this one is in no folder and ends with its descriptor.
     descriptor = os.memfd_create("kms-identity", os.MFD_CLOEXEC)
     try:
@@ -337,40 +307,37 @@ def _unreadable(reason: str) -> AgentError:
     return AgentError(ErrorCode.KMS_CREDENTIALS_INVALID, reason)
 
 
-async def _read(response: aiohttp.ClientResponse, host: str) -> KmsAnswer:
+def _wanted(head: ResponseHead) -> int:
+    # T-KMS-7: counted while reading; nothing is decompressed.
+    return 0 if head.status in REDIRECTS or compressed(head) else limits.KMS_MAX_ANSWER
+
+
+def _answer(response: Response, host: str) -> KmsAnswer:
     code, where = ErrorCode.KMS_BAD_RESPONSE, f"{host} answered {response.status}"
     if response.status in REDIRECTS:
         # T-KMS-6: a redirect would carry credentials to whom nobody vouched for.
         raise AgentError(code, f"{where}: redirects are not followed")
-    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    if compressed(response.head):
         raise AgentError(code, f"{where}: compressed, which was not asked for")
-    # T-KMS-7: counted while reading; Content-Length only spares us the beginning.
-    body = bytearray()
-    largest = limits.KMS_MAX_ANSWER
-    if (response.content_length or 0) <= largest:
-        async for chunk in response.content.iter_chunked(_CHUNK):
-            body += chunk
-            if len(body) > largest:
-                break
-        else:
-            later = response.headers.get("Retry-After", "").strip()
-            return KmsAnswer(
-                response.status, bytes(body), float(later) if _SECONDS.fullmatch(later) else None
-            )
-    raise AgentError(code, f"{where}: more than {largest} bytes")
+    if response.body is None:
+        raise AgentError(code, f"{where}: more than {limits.KMS_MAX_ANSWER} bytes")
+    later = response.first("retry-after")
+    return KmsAnswer(response.status, response.body, float(later) if _SECONDS.fullmatch(later) else None)
 
 
-def _explain(error: aiohttp.ClientError | OSError, host: str) -> AgentError:
-    """What a failure of the HTTP library means; its own text is dropped, since it can quote the peer."""
-    code, kind = ErrorCode.KMS_UNREACHABLE, type(error).__name__
-    if reason := tls_reason(error):
-        return AgentError(code, f"{host}: {reason}")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        if error.os_error.errno in EXHAUSTED:
-            code = ErrorCode.GUEST_EXHAUSTED
-        return AgentError(code, f"{host}: no connection: {system_reason(error.os_error)}")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return AgentError(ErrorCode.KMS_BAD_RESPONSE, f"{host}: the answer broke off")
-    if isinstance(error, aiohttp.ClientConnectionError | OSError):
-        return AgentError(code, f"{host}: connection lost ({kind})")
-    return AgentError(ErrorCode.KMS_BAD_RESPONSE, f"{host}: the answer is not HTTP as it should be ({kind})")
+def _explain(error: HttpError, host: str) -> AgentError:
+    """What a failure of the HTTP client means."""
+    codes = {
+        Trouble.FRAMING: ErrorCode.KMS_BAD_RESPONSE,
+        Trouble.BROKEN: ErrorCode.KMS_BAD_RESPONSE,
+        Trouble.REFUSED: ErrorCode.KMS_SETTINGS_INVALID,
+    }
+    code = codes.get(error.trouble, ErrorCode.KMS_UNREACHABLE)
+    if error.trouble is Trouble.CLOSED:
+        return AgentError(ErrorCode.CANCELLED, "the agent is stopping")
+    if error.exhausted:
+        code = ErrorCode.GUEST_EXHAUSTED
+    detail = error.detail.removeprefix(f"{host}: ")
+    if error.trouble is Trouble.TLS:
+        return AgentError(code, f"{host}: {detail}")
+    return AgentError(code, f"{host}: {error.trouble.value} ({detail})")

@@ -34,12 +34,12 @@ from agent.protos import aliyun_kms_pb2 as pb
 from agent.secret import Secret, without
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
 
     from google.protobuf.message import Message
 
     from agent.clock import Deadline
+    from agent.http.tls import Trust
     from agent.hub.kms.base import Context
 
 M = TypeVar("M", bound="Message")
@@ -78,7 +78,7 @@ class _Identity(msgspec.Struct, frozen=True):
     digest: bytes
     key_id: str
     key: rsa.RSAPrivateKey
-    trust: ssl.SSLContext
+    trust: Trust
 
     def __repr__(self) -> str:
         return without(self, "digest", "key")

@@ -15,9 +15,8 @@ from agent.hub.kms.credentials import Hidden
 from agent.hub.kms.http import refusal
 
 if TYPE_CHECKING:
-    import ssl
-
     from agent.clock import Deadline
+    from agent.http.tls import Trust
     from agent.hub.kms.http import KmsAnswer, KmsHttp
     from agent.secret import Secret
 
@@ -108,7 +107,7 @@ class Service(msgspec.Struct, frozen=True):
         *,
         token: Secret | None = None,
         body: object = None,
-        trust: ssl.SSLContext | None = None,
+        trust: Trust | None = None,
     ) -> Answer:
         """One exchange with a good answer.
 

@@ -18,8 +18,9 @@ from agent.observe.metrics import Metrics
 from tests.unit.hub.support import StoredGetter
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
+
+    from agent.http.tls import Trust
 
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -42,7 +43,7 @@ class Wire:
     def allowed(self, url: str) -> str:
         return KmsHttp(Kms(endpoints=self.endpoints)).allowed(url)
 
-    async def trust(self, roots: str = "", identity: object = None) -> ssl.SSLContext:
+    async def trust(self, roots: str = "", identity: object = None) -> Trust:
         return await KmsHttp(Kms()).trust(roots)
 
     async def send(
@@ -53,7 +54,7 @@ class Wire:
         body: bytes,
         deadline: Deadline,
         *,
-        trust: ssl.SSLContext | None = None,
+        trust: Trust | None = None,
     ) -> KmsAnswer:
         self.sent.append(Sent(method, url, headers, body))
         return self.answers.pop(0)

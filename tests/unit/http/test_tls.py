@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from agent.config.model import Kbs
 from agent.devkit import pki
 from agent.errors import AgentError, ErrorCode
-from agent.kbs import tls
+from agent.http import tls
+from agent.kbs.transport import trust
 from tests.unit.kbs import PROPERTY
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ def shake(
     shown: Callable[[float], None] | None = None,
 ) -> str | None:
     """TLS version of a handshake in memory, or None when there is no TLS at all."""
-    context = tls.context(settings, shown)
-    if context is None:
+    made = trust(settings, shown)
+    if made is None:
         return None
+    context = made.context()
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context.wrap_bio(to_client, to_server, server_hostname=name)
     peer = server.context().wrap_bio(to_server, to_client, server_side=True)
@@ -53,11 +55,11 @@ def shake(
 
 @pytest.mark.parametrize("url", ["http://broker.example", ""])
 def test_plain_http_needs_no_context(url: str) -> None:
-    assert tls.context(Kbs(url=url)) is None
+    assert trust(Kbs(url=url)) is None
 
 
 def test_an_https_proxy_needs_one() -> None:
-    assert tls.context(Kbs(url="http://broker.example", proxy="https://proxy.example")) is not None
+    assert trust(Kbs(url="http://broker.example", proxy="https://proxy.example")) is not None
 
 
 def test_a_configured_root_is_trusted() -> None:
@@ -66,8 +68,7 @@ def test_a_configured_root_is_trusted() -> None:
 
 
 def test_old_versions_are_not_spoken() -> None:
-    context = tls.context(Kbs(url=URL))
-    assert context is not None
+    context = tls.Trust().context()
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
@@ -118,14 +119,14 @@ def test_bundles_with_comments_in_any_language_are_read() -> None:
 )
 def test_roots_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(AgentError) as caught:
-        tls.context(Kbs(url=URL, extra_roots=text))
+        tls.Trust(text).context()
     assert caught.value.code is ErrorCode.CONFIG_INVALID
 
 
 def test_a_root_beside_a_broken_one_is_not_enough() -> None:
     broken = "-----BEGIN CERTIFICATE-----\nnot base64!\n-----END CERTIFICATE-----\n"
     with pytest.raises(AgentError):
-        tls.context(Kbs(url=URL, extra_roots=broken + pki.Authority().pem))
+        tls.Trust(broken + pki.Authority().pem).context()
 
 
 def test_the_environment_adds_no_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +178,7 @@ def test_a_pin_is_the_digest_that_openssl_users_compute() -> None:
 
 def test_a_pin_of_another_length_is_a_mistake_in_the_configuration() -> None:
     with pytest.raises(AgentError) as caught:
-        tls.context(Kbs(url=URL, pins=(bytes(20),)))
+        tls.Trust(pins=(bytes(20),)).context()
     assert caught.value.code is ErrorCode.CONFIG_INVALID
 
 
@@ -222,5 +223,5 @@ def test_only_the_declared_error_escapes_from_certificates(data: bytes) -> None:
 )
 def test_only_the_declared_error_escapes_from_roots(text: str) -> None:
     with pytest.raises(AgentError) as caught:
-        tls._trust_extra(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), text)
+        tls.Trust(text).context()
     assert caught.value.code is ErrorCode.CONFIG_INVALID
