@@ -14,6 +14,19 @@ BUDGET: Final = 40 * MIB
 BUDGET_RESERVE: Final = 8 * MIB
 """Part of it for kata-agent's sockets, health and metrics: two of the largest ttrpc messages."""
 
+HTTP_UNCOUNTED: Final = 1 * KIB
+"""Bytes of each connection that are not counted: it costs several times that without any, and a small request
+in two pieces is served when the account is full."""
+
+HTTP_READ: Final = 64 * KIB
+"""The buffer all connections of one HTTP server read into, and the most that one read brings."""
+
+HTTP_PIECE: Final = 64 * KIB
+"""Bytes of a large answer that are given to the kernel at a time; each is a look at who keeps reading."""
+
+HTTP_SEND_BUFFER: Final = 32 * KIB
+"""Bytes the kernel keeps for one connection's answers; it takes twice that for its own records too."""
+
 # --- what callers send -----------------------------------------------------------------------------
 TTRPC_MAX_BODY: Final = 4 * MIB
 """Largest ttrpc body, both directions: fixed by the protocol's other implementations."""
@@ -32,6 +45,9 @@ REST_MAX_TARGET: Final = 8 * KIB
 
 REST_MAX_WAITING: Final = 2048
 """Requests under way in the REST API; more than this is an attack or a bug, not a pod."""
+
+REST_SHARE: Final = 0.5
+"""Share of them for one user on a unix socket, and for one resource name: half is left for everybody else."""
 
 MAX_RUNTIME_DATA: Final = 4 * KIB
 """Runtime data for evidence: TEEs take 64 bytes, `sample` takes any length upstream."""
@@ -53,6 +69,24 @@ UNSEAL_MAX_ANSWER: Final = 8 * MIB
 
 KEY_PROVIDER_MAX: Final = 256 * KIB
 """Key provider protocol JSON; a wrapped layer key is below 1 KiB."""
+
+REST_MAX_HEAD: Final = 32 * KIB
+"""Request line and header lines together. Agents and service meshes add a dozen lines, some with a token."""
+
+REST_MAX_FIELD: Final = 8 * KIB - 2
+"""One header line, as common servers take."""
+
+REST_MAX_FIELDS: Final = 128
+"""Header lines of one request; programs send about ten."""
+
+REST_MAX_FRAMING: Final = 1 * MIB
+"""What surrounds the chunks of one body: six bytes each, for the largest body in pieces of six bytes."""
+
+HTTP_PER_TURN: Final = 16
+"""Pipelined requests of one connection that are answered before others get their turn."""
+
+HTTP_ACCEPTS: Final = 64
+"""New connections that are taken before requests get their turn: about 6 ms."""
 
 REST_SPARE_CONNECTIONS: Final = 64
 """Connections above REST_MAX_WAITING, so that the 429 can be said and health answers."""
@@ -346,8 +380,33 @@ NOTIFY_TIMEOUT: Final = 0.5
 REST_KEEP_ALIVE: Final = 75.0
 """Seconds an idle connection is kept, also one that never sent a request."""
 
+REST_HEAD: Final = 5.0
+"""Seconds from the first byte of a head to its last; a program writes it at once."""
+
+REST_BODY_GRACE: Final = 5.0
+"""Seconds a body has besides its rate: a program may make it while it sends."""
+
+REST_BODY_RATE: Final = 1.0 * KIB
+"""Bytes per second a body has to bring on average after that; they come from the same guest."""
+
+REST_WRITE_GRACE: Final = 20.0
+"""Seconds an answer has besides its rate: a reader may be stopped for a moment."""
+
+REST_WRITE_RATE: Final = 4.0 * KIB
+"""Bytes per second a reader has to take on average after that; it is in the same guest."""
+
 REST_LINGER: Final = 1.0
 """Seconds given to a body that nobody reads before its connection ends."""
+
+REST_PLACE: Final = 0.1
+"""Seconds for which a connection that waits for a request cannot lose its place: it was opened, or answered,
+only a moment ago. Nobody opens connections so fast that all are younger."""
+
+LOSSES_PAUSE: Final = 10.0
+"""Seconds whose ended and refused connections make one line in the log."""
+
+REST_PACE: Final = 0.25
+"""Least seconds between two looks at the time limits of all connections; a look takes less than 1 ms."""
 
 TTRPC_BACKSTOP: Final = 2.0
 """Seconds after the caller's timeout until the server cancels the work by itself. Handlers keep a deadline of

@@ -70,7 +70,7 @@ class GatewayPart:
         host, port = bound.getsockname()[:2]
         self.rest_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self.here = reachable(bound)
-        runner = await serve(app, bound)
+        runner = await serve(app, bound, budget=self._shared.budget, metrics=self._shared.metrics)
         self._stops.add(runner.cleanup)
         log.info("listening", extra={"address": self.rest_url})
 

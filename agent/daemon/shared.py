@@ -109,6 +109,7 @@ class Shared:
         self.skew = ClockSkew(clock)
         self.metrics.watch_clock(self.skew.offset)
         self.budget = Budget(limits.BUDGET, limits.BUDGET_RESERVE)
+        self.metrics.watch_held(lambda: self.budget.used)
         self.stops = Stops()
         self._audit = Audit(ResourceNames(observe.log_resource_names))
         self._clients: dict[Kbs, KbsClient] = {}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from httptools import HttpRequestParser, HttpResponseParser
 from httptools.parser.errors import HttpParserError, HttpParserUpgrade
 
-from agent.http.messages import FramingError, RequestHead, ResponseHead, TooLargeError
+from agent.http.messages import FramingError, RequestHead, ResponseHead, TooLargeError, TooManyLinesError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +72,9 @@ class _Reader(ABC):
         self._lines += 1
         # T-HTTP-2: each line becomes objects, so lines are counted besides their bytes.
         if self._lines > self._bounds.fields:
-            raise TooLargeError("the head has too many lines")
+            raise TooManyLinesError("the head has too many lines")
+        if self._bounds.field is not None and len(name) + len(value) > self._bounds.field:
+            raise TooLargeError("a header line is too long")
         text = value.decode("utf-8", "surrogateescape").strip(_OWS)
         self._fields.setdefault(name.decode("ascii").lower(), []).append(text)
 
