@@ -24,8 +24,17 @@ HTTP_READ: Final = 64 * KIB
 HTTP_PIECE: Final = 64 * KIB
 """Bytes of a large answer that are given to the kernel at a time; each is a look at who keeps reading."""
 
-HTTP_SEND_BUFFER: Final = 32 * KIB
+HTTP_SEND_BUFFER: Final = 64 * KIB
 """Bytes the kernel keeps for one connection's answers; it takes twice that for its own records too."""
+
+RELIEF_CONNECTIONS: Final = 128
+"""Connections at a time from which memory is given back when most of them are gone; a pod has a few dozen."""
+
+RELIEF_BYTES: Final = 4 * MIB
+"""Held bytes from which it is; common answers leave at once."""
+
+RELIEF_PAUSE: Final = 1.0
+"""Seconds between the end of a rush and that: who comes back at once finds it as it was."""
 
 # --- what callers send -----------------------------------------------------------------------------
 TTRPC_MAX_BODY: Final = 4 * MIB

@@ -36,6 +36,7 @@ class Budget:
 
     Attributes:
         used: bytes held now.
+        peak: the most there were since somebody set it.
         evicted: holders that had to go so far.
     """
 
@@ -44,7 +45,7 @@ class Budget:
         self._reserve = reserve
         self._held: dict[Holder, int] = {}  # in the order of their last progress, the oldest first
         self._common = 0
-        self.used = 0
+        self.used = self.peak = 0
         self.evicted = 0
 
     def set_aside(self, size: int) -> None:
@@ -72,6 +73,7 @@ class Budget:
 
     def _set(self, holder: Holder, before: int, size: int) -> None:
         self.used += size - before
+        self.peak = max(self.peak, self.used)
         if not holder.reserved:
             self._common += size - before
         self._held.pop(holder, None)

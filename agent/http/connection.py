@@ -37,9 +37,34 @@ class Connection(asyncio.BufferedProtocol):
         reserved: see :class:`agent.http.budget.Holder`.
     """
 
-    reserved = False
+    __slots__ = (
+        "_at",
+        "_began",
+        "_charged",
+        "_closing",
+        "_continued",
+        "_ended",
+        "_inbox",
+        "_limit",
+        "_outbox",
+        "_paused",
+        "_phase",
+        "_reader",
+        "_server",
+        "_side",
+        "_socket",
+        "_taken",
+        "_task",
+        "_transport",
+        "_turn",
+        "_wanted",
+        "due",
+        "reserved",
+        "since",
+    )
 
     def __init__(self, server: Server) -> None:
+        self.reserved = False
         self._server = server
         self._reader = RequestReader(server.bounds)
         self._phase = Phase.IDLE
@@ -268,6 +293,7 @@ class Connection(asyncio.BufferedProtocol):
                 await waiting
             finally:
                 self._wanted = None
+                del waiting  # or its exception, this frame and the future keep each other
         self._taken = reader.received
         return reader.take()
 
@@ -336,14 +362,18 @@ class Connection(asyncio.BufferedProtocol):
         self._outbox.drop()
 
     def _leave(self) -> None:
+        if self._phase is Phase.GONE:
+            return
         self._phase, self.due = Phase.GONE, math.inf
         self._release()
+        self._reader.end()
         self._server.leave(self)
         self._charged = 0
         if self._turn is not None:
             self._turn.cancel()
         if self._task is not None:
             self._task.cancel()
+            self._task = None  # it keeps what it was cancelled with, and so this connection
 
     # --- after each step --------------------------------------------------------------------------
     def _settle(self) -> None:

@@ -22,6 +22,8 @@ class Outbox:
         blocked: the transport still has some.
     """
 
+    __slots__ = ("_given", "_left", "_transport", "blocked", "held", "sent")
+
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._transport = transport
         self._left: memoryview | None = None

@@ -48,6 +48,23 @@ class _Reader(ABC):
         held: bytes that are kept for the message: its head as it came, and its body unless it was taken.
     """
 
+    __slots__ = (
+        "_body",
+        "_bounds",
+        "_fields",
+        "_framing",
+        "_in_body",
+        "_left",
+        "_lines",
+        "_open_ended",
+        "_parser",
+        "_raw",
+        "_tail",
+        "complete",
+        "held",
+        "received",
+    )
+
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._raw = bytearray()
@@ -123,6 +140,11 @@ class _Reader(ABC):
         self._lines = self._framing = self.received = self.held = 0
         self._left, self._tail = 0, b""
         self._in_body = self.complete = False
+
+    def end(self) -> None:
+        """Forget everything for good. The parser and this reader hold each other, which is ended here."""
+        self.clear()
+        del self._parser
 
     def _feed_head(self, data: bytes, at: int) -> int:
         raw, before = self._raw, len(self._raw)
@@ -238,6 +260,8 @@ class RequestReader(_Reader):
         head: of the request that is coming in, once its head is there.
     """
 
+    __slots__ = ("_line", "head")
+
     def __init__(self, bounds: Bounds) -> None:
         super().__init__(bounds)
         self._line: tuple[str, str, tuple[int, int]] = ("", "", (1, 1))
@@ -289,6 +313,8 @@ class ResponseReader(_Reader):
     Attributes:
         head: of the answer that counts, once it is there.
     """
+
+    __slots__ = ("_interim", "_status", "_tunnel", "_version", "head")
 
     def __init__(self, bounds: Bounds, *, tunnel: bool = False) -> None:
         super().__init__(bounds)

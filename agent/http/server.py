@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from agent.config import limits
 from agent.http.connection import Connection
 from agent.http.exchange import Loss
+from agent.http.relief import Relief
 from agent.http.roster import Roster
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Server:
         self.roster: Roster[Connection] = Roster(times.place)
         self.buffer = memoryview(bytearray(limits.HTTP_READ))
         self._most = most
+        self._relief = Relief(budget)
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._listeners: list[asyncio.Server] = []
@@ -78,6 +80,7 @@ class Server:
             for connection in tuple(self.roster):
                 connection.abort()
             await self._ended(grace)
+        self._relief.stop()
         if self._look is not None:
             self._look.cancel()
 
@@ -95,6 +98,7 @@ class Server:
     def enter(self, connection: Connection) -> bool:
         """Give a new connection a place: another's, when all are taken; False when it gets none."""
         self._alive += 1
+        self._relief.rises(self._alive)
         if not self._open:
             return False
         if len(self.roster) >= self._most:
@@ -116,6 +120,7 @@ class Server:
     def lost(self) -> None:
         """A connection's descriptor is closed."""
         self._alive -= 1
+        self._relief.falls(self._alive)
         self._empty.set()
 
     def run(self, task: asyncio.Task[None]) -> None:

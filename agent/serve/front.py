@@ -75,7 +75,8 @@ class Front:
         self._clock = clock
         self.kept = kept
         self._changed = changed
-        self._ids: list[str] = []
+        self._ids = ""
+        self._at = 0
 
     def call(self, api: str, peer: str, timeout: float | None = None, *, largest: int | None = None) -> Call:
         """A new request with an id of its own.
@@ -91,10 +92,10 @@ class Front:
 
     def _request_id(self) -> str:
         # T-LOG-5: ids are random, so that one guest's load cannot be read from another's answers.
-        if not self._ids:
-            pool = secrets.token_hex(_ID_POOL * 8)  # one system call for many
-            self._ids = [pool[at : at + 16] for at in range(0, len(pool), 16)]
-        return self._ids.pop()
+        if self._at >= len(self._ids):
+            self._ids, self._at = secrets.token_hex(_ID_POOL * 8), 0  # one system call for many
+        self._at += 16
+        return self._ids[self._at - 16 : self._at]
 
     async def get_resource(self, call: Call, uri: str, *, refresh: bool = False) -> Fetched:
         """The resource at a ``kbs://`` URI of at most ``limits.URI_MAX`` bytes.
