@@ -24,8 +24,15 @@ HTTP_READ: Final = 64 * KIB
 HTTP_PIECE: Final = 64 * KIB
 """Bytes of a large answer that are given to the kernel at a time; each is a look at who keeps reading."""
 
+REST_TURN: Final = 1 * MIB
+"""Bytes of one large resource that are made into answers in one turn of the loop: 1 to 3 ms."""
+
 HTTP_SEND_BUFFER: Final = 64 * KIB
 """Bytes the kernel keeps for one connection's answers; it takes twice that for its own records too."""
+
+HTTP_WAITING: Final = 256
+"""Connections that wait for their client's first request, and as many for the rest of one. Each takes 3 to 9
+KiB of small objects, and what thousands of them leave behind does not all go back to the guest."""
 
 RELIEF_CONNECTIONS: Final = 128
 """Connections at a time from which memory is given back when most of them are gone; a pod has a few dozen."""

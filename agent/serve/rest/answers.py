@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.errors import AgentError, ErrorCode
-from agent.http.exchange import Answer
+from agent.http.server.exchange import Answer
 from agent.roles import Fetched, MeasurementResult
 from agent.secret import Secret
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.http.exchange import Answer
+from agent.http.server.exchange import Answer
 from agent.observe.metrics import CONTENT_TYPE
 from agent.serve.rest import answers, guard, query, routes
 from agent.serve.rest.answers import RestError
@@ -18,6 +18,7 @@ from agent.serve.rest.headers import no_cache, preferred_wait, wants_json
 from agent.serve.rest.routes import Operation
 from agent.serve.rest.shares import Shares, share_key
 from agent.serve.rest.target import parse_target
+from agent.serve.rest.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from agent.config.model import Gateway
     from agent.observe.health import Health
     from agent.observe.metrics import Metrics
+    from agent.roles import Fetched
     from agent.serve.access import Call
     from agent.serve.front import Front
     from agent.serve.rest.guard import Peer
@@ -98,6 +100,7 @@ class App:
         self._metrics = metrics
         self._health = health
         self._version = version
+        self._turn = Turn()
         self.allow(limits.REST_MAX_WAITING)
         self._at_once: Mapping[Operation, Callable[[_Work], Answer | None]] = {
             Operation.LIVE: self._live,
@@ -242,12 +245,17 @@ class App:
 
     async def _resource(self, work: _Work) -> Answer:
         uri, refresh = _resource_of(work)
-        return answers.resource(await self._front.get_resource(work.call, uri, refresh=refresh))
+        await self._turn.come(uri)
+        return self._resource_answer(uri, await self._front.get_resource(work.call, uri, refresh=refresh))
 
     def _kept(self, work: _Work) -> Answer | None:
         uri, refresh = _resource_of(work)
-        fetched = None if refresh else self._front.kept_resource(work.call, uri)
-        return None if fetched is None else answers.resource(fetched)
+        fetched = None if refresh or self._turn.spent(uri) else self._front.kept_resource(work.call, uri)
+        return None if fetched is None else self._resource_answer(uri, fetched)
+
+    def _resource_answer(self, uri: str, fetched: Fetched) -> Answer:
+        self._turn.made(uri, len(fetched.secret))
+        return answers.resource(fetched)
 
     async def _unseal(self, work: _Work) -> Answer:
         sealed = _sealed_secrets(await _body(work, limits.UNSEAL_MAX_BODY))

@@ -1,4 +1,4 @@
-"""The REST role on bound sockets: what :mod:`agent.http.server` needs to know of it."""
+"""The REST role on bound sockets: what :mod:`agent.http.server.server` needs to know of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from agent.config import limits
 from agent.errors import ErrorCode
 from agent.http.budget import Budget
-from agent.http.exchange import BodyError, Refusal
 from agent.http.messages import Bounds
-from agent.http.phase import Times
-from agent.http.server import Server
+from agent.http.server.exchange import BodyError, Refusal
+from agent.http.server.phase import Times
+from agent.http.server.server import Server
 from agent.observe.redact import locations
 from agent.serve.rest.answers import RestError
 from agent.serve.rest.app import Incoming
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from agent.http.exchange import Answer, Loss, ReadBody
     from agent.http.messages import RequestHead
+    from agent.http.server.exchange import Answer, Loss, ReadBody
     from agent.observe.metrics import Metrics
     from agent.serve.rest.app import App
     from agent.serve.rest.guard import Peer
@@ -64,12 +64,14 @@ _CODES: Final = {
 class Running:
     """A REST role being served."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, losses: Losses) -> None:
         self._server = server
+        self._losses = losses
 
     async def cleanup(self) -> None:
         """Stop accepting, let requests finish, and end all within ``limits.STOP_GRACE`` seconds."""
         await self._server.stop(limits.STOP_GRACE / 2)  # once for the requests, once for their end
+        self._losses.flush()
 
 
 async def serve(
@@ -93,9 +95,10 @@ async def serve(
     most = _most_connections()
     app.allow(max(1, min(limits.REST_MAX_WAITING, most - limits.REST_SPARE_CONNECTIONS)))
     account = Budget(limits.BUDGET, limits.BUDGET_RESERVE) if budget is None else budget
-    server = Server(_Rest(app, Losses(metrics)), BOUNDS, times, account, most)
+    losses = Losses(metrics)
+    server = Server(_Rest(app, losses), BOUNDS, times, account, most)
     await server.start(*socks)
-    return Running(server)
+    return Running(server, losses)
 
 
 def _most_connections() -> int:

@@ -7,18 +7,18 @@ import math
 from typing import TYPE_CHECKING
 
 from agent.config import limits
-from agent.http.connection import Connection
-from agent.http.exchange import Loss
-from agent.http.relief import Relief
-from agent.http.roster import Roster
+from agent.http.server.connection import Connection
+from agent.http.server.exchange import Loss
+from agent.http.server.relief import Relief
+from agent.http.server.roster import Roster
 
 if TYPE_CHECKING:
     import socket
 
     from agent.http.budget import Budget
-    from agent.http.exchange import Application
     from agent.http.messages import Bounds
-    from agent.http.phase import Times
+    from agent.http.server.exchange import Application
+    from agent.http.server.phase import Times
 
 
 class Server:
@@ -44,7 +44,7 @@ class Server:
         self.bounds = bounds
         self.times = times
         self.budget = budget
-        self.roster: Roster[Connection] = Roster(times.place)
+        self.roster: Roster[Connection] = Roster(times.place, limits.HTTP_WAITING)
         self.buffer = memoryview(bytearray(limits.HTTP_READ))
         self._most = most
         self._relief = Relief(budget)
@@ -110,7 +110,14 @@ class Server:
             self.application.lost(Loss.REPLACED)
             other.abort()
         self.roster.enter(connection)
+        self.thin_out()
         return True
+
+    def thin_out(self) -> None:
+        """End connections that wait longest for their clients, while too many do."""
+        while (other := self.roster.surplus(self.now())) is not None:
+            self.application.lost(Loss.REPLACED)
+            other.abort()
 
     def leave(self, connection: Connection) -> None:
         """It has no place any more, and holds nothing."""
@@ -147,5 +154,6 @@ class Server:
         now, self._next = self.now(), math.inf
         for connection in self.roster:
             connection.expire(now)
+        self.thin_out()
         soonest = min((connection.due for connection in self.roster), default=math.inf)
         self._schedule(max(soonest, now + self.times.pace))

@@ -9,77 +9,30 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import struct
 from typing import TYPE_CHECKING, Final, cast
 
 from agent.config import limits
-from agent.http.exchange import CONTINUE, Answer, BodyError, Loss, Refusal, encode_head, has_body
 from agent.http.messages import FramingError, TooLargeError, TooManyLinesError
-from agent.http.outbox import Outbox
-from agent.http.parser import RequestReader
-from agent.http.phase import MAY_END, Phase, due, half_closed
+from agent.http.server.exchange import CONTINUE, Answer, BodyError, Loss, Refusal, encode_head, has_body
+from agent.http.server.outbox import Outbox
+from agent.http.server.phase import MAY_END, Phase, half_closed
+from agent.http.server.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from agent.http.server import Server
 
 _KEEP_ALIVE: Final = "keep-alive"
 _CLOSE: Final = "close"
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 
 
-class Connection(asyncio.BufferedProtocol):
-    """See the module.
+class Connection(State, asyncio.BufferedProtocol):
+    """See the module."""
 
-    Attributes:
-        due: when :meth:`expire` has to look at it, in seconds on the loop's clock.
-        since: see :class:`agent.http.roster.Seated`.
-        reserved: see :class:`agent.http.budget.Holder`.
-    """
-
-    __slots__ = (
-        "_at",
-        "_began",
-        "_charged",
-        "_closing",
-        "_continued",
-        "_ended",
-        "_inbox",
-        "_limit",
-        "_outbox",
-        "_paused",
-        "_phase",
-        "_reader",
-        "_server",
-        "_side",
-        "_socket",
-        "_taken",
-        "_task",
-        "_transport",
-        "_turn",
-        "_wanted",
-        "due",
-        "reserved",
-        "since",
-    )
-
-    def __init__(self, server: Server) -> None:
-        self.reserved = False
-        self._server = server
-        self._reader = RequestReader(server.bounds)
-        self._phase = Phase.IDLE
-        self._inbox = b""
-        self._at = 0
-        self._charged = 0
-        self._taken = 0
-        self._limit = 0
-        self._wanted: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._turn: asyncio.Handle | None = None
-        self._began = 0.0
-        self._paused = self._ended = self._closing = self._continued = False
-        self.since = 0.0
-        self.due = math.inf
+    __slots__ = ()
 
     # --- called by asyncio ------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -90,7 +43,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._server.enter(self):
             self._close()
             return
-        self._socket: socket.socket = transport.get_extra_info("socket")
+        self._socket = transport.get_extra_info("socket")
         # T-HTTP-19: what the kernel holds for clients that do not read is memory of this guest, too.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.HTTP_SEND_BUFFER)
         self._transport.set_write_buffer_limits(high=0)
@@ -141,11 +94,6 @@ class Connection(asyncio.BufferedProtocol):
         self._advance()
 
     # --- called by the server ---------------------------------------------------------------------
-    @property
-    def stalled(self) -> bool:
-        """Whether it waits for its peer."""
-        return self._phase is not Phase.WORK or self._wants()
-
     def evict(self) -> None:
         """Give up what is held, and the connection with it."""
         self._server.application.lost(Loss.EVICTED)
@@ -153,6 +101,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """End it now, whatever is under way."""
+        if self._phase is Phase.WRITE:
+            # T-HTTP-19: or the kernel would go on with what it has, for a client that does not read.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._leave()
         self._transport.abort()
 
@@ -166,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
         """Look whether its time is over."""
         if now < self.due:
             return
-        if self._wants():
+        if self._body.wanted:
             self._server.application.lost(Loss.SLOW_BODY)
             self._fail_body(Refusal.TOO_SLOW)
             self._settle()
@@ -196,7 +147,7 @@ class Connection(asyncio.BufferedProtocol):
                     self._turn = asyncio.get_running_loop().call_soon(self._advance)
                     break
                 self._take_head()
-            elif self._phase is Phase.DRAIN or self._wants():
+            elif self._phase is Phase.DRAIN or self._body.wanted:
                 self._take_body()
             else:
                 break
@@ -226,11 +177,8 @@ class Connection(asyncio.BufferedProtocol):
             self._reader.take()
             if self._reader.complete:
                 self._next()
-        elif self._reader.received > self._limit:
-            # T-REST-21: bounded by what is announced and by what arrives.
-            self._fail_body(Refusal.BODY_TOO_LARGE)
-        elif self._reader.complete and self._wanted is not None:
-            self._wanted.set_result(None)
+        else:
+            self._body.came(self._reader)
 
     def _feed(self) -> bool:
         try:
@@ -238,7 +186,7 @@ class Connection(asyncio.BufferedProtocol):
         except FramingError as error:
             # T-HTTP-21: what follows a message that is not understood is looked at by nobody.
             self._inbox, self._at = b"", 0
-            if self._wants():
+            if self._body.wanted:
                 self._fail_body(Refusal.BODY_NOT_FRAMED)
             elif self._phase is Phase.DRAIN:
                 self._linger()
@@ -286,21 +234,24 @@ class Connection(asyncio.BufferedProtocol):
             if head is not None and head.expects and not reader.received and not self._inbox:
                 self._transport.write(CONTINUE)
                 self._continued = True
-            self._limit, self._began = limit, self._server.now()
-            self._wanted = waiting = asyncio.get_running_loop().create_future()
+            self.since = self._began = self._server.now()
+            waiting = self._body.want(limit)
+            self._server.roster.wait(self)
+            self._server.thin_out()
             self._advance()
             try:
                 await waiting
             finally:
-                self._wanted = None
+                self._body.forget()
+                if self._phase is Phase.WORK:
+                    self._server.roster.begin(self)
                 del waiting  # or its exception, this frame and the future keep each other
         self._taken = reader.received
         return reader.take()
 
     def _fail_body(self, refusal: Refusal) -> None:
         self._closing = True
-        if self._wanted is not None and not self._wanted.done():
-            self._wanted.set_exception(BodyError(refusal))
+        self._body.fail(refusal)
 
     def _refuse(self, refusal: Refusal) -> None:
         self._closing = True
@@ -356,11 +307,6 @@ class Connection(asyncio.BufferedProtocol):
         except OSError:
             self.abort()
 
-    def _release(self) -> None:
-        self._inbox, self._at, self._taken = b"", 0, 0
-        self._reader.clear()
-        self._outbox.drop()
-
     def _leave(self) -> None:
         if self._phase is Phase.GONE:
             return
@@ -394,18 +340,9 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._transport.resume_reading()
 
-    def _until(self) -> float:
-        if self._phase is not Phase.WORK:
-            return due(self._server.times, self._phase, self._began, self._outbox.sent)
-        if self._wants():
-            return due(self._server.times, self._phase, self._began, self._reader.received)
-        # Nothing says when a client that has ended its side goes away.
-        return self._server.now() + self._server.times.linger if self._ended else math.inf
-
     def _hold(self) -> bool:
         """Whether the account has room for all that is held here."""
-        held = self._reader.held + self._taken + len(self._inbox) - self._at + self._outbox.held
-        size = max(0, held - limits.HTTP_UNCOUNTED)
+        size = self._size()
         if not size and not self._charged:
             return True
         if not self._server.budget.hold(self, size):
@@ -416,7 +353,7 @@ class Connection(asyncio.BufferedProtocol):
     def _refused(self) -> bool:
         """Give up what there is no room for, and say so to the client; whether that was possible."""
         self._server.application.lost(Loss.NO_ROOM)
-        if self._wants():
+        if self._body.wanted:
             self._reader.take()
             self._fail_body(Refusal.NO_ROOM)
         elif self._phase in {Phase.IDLE, Phase.HEAD}:
@@ -424,6 +361,3 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(Refusal.NO_ROOM)
             self._reader.clear()
         return self._hold()
-
-    def _wants(self) -> bool:
-        return self._wanted is not None and not self._wanted.done()

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Final
 from agent.config import limits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agent.http.budget import Budget
 
 _KEPT_ITERATORS: Final = 255
-"""``FI_FREELIST_MAXLEN`` of CPython's _asynciomodule.c: iterators of futures that are kept and never moved."""
+"""``FI_FREELIST_MAXLEN`` of CPython's _asynciomodule.c: iterators of futures that are kept for later."""
 
 
 class Relief:
@@ -27,6 +29,7 @@ class Relief:
         self._budget = budget
         self._most = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._early = self._iterators()
 
     def rises(self, connections: int) -> None:
         """So many connections are open."""
@@ -38,7 +41,9 @@ class Relief:
         calm = connections <= self._most // 4 and self._budget.used <= self._budget.peak // 4
         # T-HTTP-22: what an attack made us use is not kept until the guest is restarted.
         if rush and calm and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(limits.RELIEF_PAUSE, self._relieve, connections)
+            self._timer = asyncio.get_running_loop().call_later(
+                limits.RELIEF_PAUSE, self._relieve, connections
+            )
 
     def stop(self) -> None:
         """Forget it."""
@@ -48,19 +53,21 @@ class Relief:
     def _relieve(self, connections: int) -> None:
         self._timer = None
         self._most, self._budget.peak = connections, self._budget.used
-        give_back()
+        self._give_back()
 
+    def _give_back(self) -> None:
+        """About 30 ms in which nothing else runs."""
+        gc.collect()
+        # Those kept now were made during the rush, one here and one there, and each holds 1 MiB of Python's.
+        scattered = self._iterators()
+        self._early.clear()
+        scattered.clear()
+        self._early = self._iterators()
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # glibc's; others give back by themselves
+            libc.malloc_trim(0)
 
-def give_back() -> None:
-    """Give unused memory back: about 30 ms in which nothing else runs."""
-    gc.collect()
-    # Kept iterators were made during the rush, one here and one there, and each holds 1 MiB. Fresh ones are
-    # made where memory is in use anyway; freed first, they are kept in place of the scattered ones.
-    future = asyncio.get_running_loop().create_future()
-    scattered = [iter(future) for _ in range(_KEPT_ITERATORS)]
-    fresh = [iter(future) for _ in range(_KEPT_ITERATORS)]
-    fresh.clear()
-    scattered.clear()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc's; others give back by themselves
-        libc.malloc_trim(0)
+    @staticmethod
+    def _iterators() -> list[Iterator[None]]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return [iter(future) for _ in range(_KEPT_ITERATORS)]
