@@ -1,1 +1,1 @@
-"""HTTP/1.1 served: connections, their bytes, places and time limits. Framing is :mod:`agent.http.parser`'s."""
+"""HTTP/1.1 served: connections, their bytes, places and time limits. Framing is the parser's."""

@@ -10,7 +10,7 @@ import asyncio
 import math
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from agent.config import limits
 from agent.http.messages import FramingError, TooLargeError, TooManyLinesError
@@ -18,11 +18,6 @@ from agent.http.server.exchange import CONTINUE, Answer, BodyError, Loss, Refusa
 from agent.http.server.outbox import Outbox
 from agent.http.server.phase import MAY_END, Phase, half_closed
 from agent.http.server.state import State
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any
-
 
 _KEEP_ALIVE: Final = "keep-alive"
 _CLOSE: Final = "close"
@@ -132,7 +127,7 @@ class Connection(State, asyncio.BufferedProtocol):
             self._close()
 
     def _give_up(self) -> None:
-        if self._phase is Phase.WORK:
+        if self._task is not None and not self._task.done():
             self._close()
 
     def _advance(self) -> None:
@@ -212,18 +207,17 @@ class Connection(State, asyncio.BufferedProtocol):
             self.abort()
         else:
             self._server.roster.begin(self)
-            self._task = asyncio.get_running_loop().create_task(self._wait(answer))
+            self._task = asyncio.get_running_loop().create_task(answer)
+            self._task.add_done_callback(self._answered)
             self._server.run(self._task)
 
-    async def _wait(self, answering: Coroutine[Any, Any, Answer]) -> None:
-        try:
-            answer = await answering
-        except Exception as error:  # noqa: BLE001  # as above
-            answer = self._side.broken(error)
+    def _answered(self, task: asyncio.Task[Answer]) -> None:
+        if task is not self._task or task.cancelled():
+            return
         self._task = None
-        if self._phase is Phase.WORK:
-            self._send(answer)
-            self._advance()
+        error = task.exception()
+        self._send(task.result() if not isinstance(error, Exception) else self._side.broken(error))
+        self._advance()
 
     async def _read_body(self, limit: int) -> bytes:
         head, reader = self._reader.head, self._reader

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from agent.http.budget import Budget
     from agent.http.messages import Bounds
-    from agent.http.server.exchange import Application
+    from agent.http.server.exchange import Answer, Application
     from agent.http.server.phase import Times
 
 
@@ -55,7 +55,7 @@ class Server:
         self._look: asyncio.TimerHandle | None = None
         self._next = math.inf
         self._alive = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Answer]] = set()
         self._empty = asyncio.Event()
 
     async def start(self, *socks: socket.socket) -> None:
@@ -130,7 +130,7 @@ class Server:
         self._relief.falls(self._alive)
         self._empty.set()
 
-    def run(self, task: asyncio.Task[None]) -> None:
+    def run(self, task: asyncio.Task[Answer]) -> None:
         """A request is under way; :meth:`stop` waits for it."""
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -140,7 +140,7 @@ class Server:
         if due < self._next:
             self._schedule(max(due, self.now() + self.times.pace))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Answer]) -> None:
         self._tasks.discard(task)
         self._empty.set()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     import socket
 
-    from agent.http.server.exchange import Side
+    from agent.http.server.exchange import Answer, Side
     from agent.http.server.outbox import Outbox
     from agent.http.server.server import Server
 
@@ -68,7 +68,7 @@ class State:
         self._charged = 0
         self._taken = 0
         self._body = Body()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Answer] | None = None
         self._turn: asyncio.Handle | None = None
         self._began = 0.0
         self._paused = self._ended = self._closing = self._continued = False
