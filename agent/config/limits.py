@@ -14,11 +14,34 @@ BUDGET: Final = 40 * MIB
 BUDGET_RESERVE: Final = 8 * MIB
 """Part of it for kata-agent's sockets, health and metrics: two of the largest ttrpc messages."""
 
-BUDGET_NOTICE: Final = 8 * MIB
-"""What is much to hold: when most of it is given up, free memory goes back to the kernel."""
+HTTP_UNCOUNTED: Final = 1 * KIB
+"""Bytes of each connection that are not counted: it costs several times that without any, and a small request
+in two pieces is served when the account is full."""
 
-BUDGET_GIVE_BACK: Final = 1.0
-"""Seconds until then: connections end after what they held, and an attack ends in many steps."""
+HTTP_READ: Final = 64 * KIB
+"""The buffer all connections of one HTTP server read into, and the most that one read brings."""
+
+HTTP_PIECE: Final = 64 * KIB
+"""Bytes of a large answer that are given to the kernel at a time; each is a look at who keeps reading."""
+
+REST_TURN: Final = 1 * MIB
+"""Bytes of one large resource that are made into answers in one turn of the loop: 1 to 3 ms."""
+
+HTTP_SEND_BUFFER: Final = 64 * KIB
+"""Bytes the kernel keeps for one connection's answers; it takes twice that for its own records too."""
+
+HTTP_WAITING: Final = 256
+"""Connections that wait for their client's first request, and as many for the rest of one. Each takes 3 to 9
+KiB of small objects, and what thousands of them leave behind does not all go back to the guest."""
+
+RELIEF_CONNECTIONS: Final = 128
+"""Connections at a time from which memory is given back when most of them are gone; a pod has a few dozen."""
+
+RELIEF_BYTES: Final = 4 * MIB
+"""Held bytes from which it is; common answers leave at once."""
+
+RELIEF_PAUSE: Final = 1.0
+"""Seconds between the end of a rush and that: who comes back at once finds it as it was."""
 
 # --- what callers send -----------------------------------------------------------------------------
 TTRPC_MAX_BODY: Final = 4 * MIB
@@ -38,6 +61,9 @@ REST_MAX_TARGET: Final = 8 * KIB
 
 REST_MAX_WAITING: Final = 2048
 """Requests under way in the REST API; more than this is an attack or a bug, not a pod."""
+
+REST_SHARE: Final = 0.5
+"""Share of them for one user on a unix socket, and for one resource name: half is left for everybody else."""
 
 MAX_RUNTIME_DATA: Final = 4 * KIB
 """Runtime data for evidence: TEEs take 64 bytes, `sample` takes any length upstream."""
@@ -59,6 +85,24 @@ UNSEAL_MAX_ANSWER: Final = 8 * MIB
 
 KEY_PROVIDER_MAX: Final = 256 * KIB
 """Key provider protocol JSON; a wrapped layer key is below 1 KiB."""
+
+REST_MAX_HEAD: Final = 32 * KIB
+"""Request line and header lines together. Agents and service meshes add a dozen lines, some with a token."""
+
+REST_MAX_FIELD: Final = 8 * KIB - 2
+"""One header line, as common servers take."""
+
+REST_MAX_FIELDS: Final = 128
+"""Header lines of one request; programs send about ten."""
+
+REST_MAX_FRAMING: Final = 1 * MIB
+"""What surrounds the chunks of one body: six bytes each, for the largest body in pieces of six bytes."""
+
+HTTP_PER_TURN: Final = 16
+"""Pipelined requests of one connection that are answered before others get their turn."""
+
+HTTP_ACCEPTS: Final = 64
+"""New connections that are taken before requests get their turn: about 6 ms."""
 
 REST_SPARE_CONNECTIONS: Final = 64
 """Connections above REST_MAX_WAITING, so that the 429 can be said and health answers."""
@@ -452,8 +496,33 @@ NOTIFY_TIMEOUT: Final = 0.5
 REST_KEEP_ALIVE: Final = 75.0
 """Seconds an idle connection is kept, also one that never sent a request."""
 
+REST_HEAD: Final = 5.0
+"""Seconds from the first byte of a head to its last; a program writes it at once."""
+
+REST_BODY_GRACE: Final = 5.0
+"""Seconds a body has besides its rate: a program may make it while it sends."""
+
+REST_BODY_RATE: Final = 1.0 * KIB
+"""Bytes per second a body has to bring on average after that; they come from the same guest."""
+
+REST_WRITE_GRACE: Final = 20.0
+"""Seconds an answer has besides its rate: a reader may be stopped for a moment."""
+
+REST_WRITE_RATE: Final = 4.0 * KIB
+"""Bytes per second a reader has to take on average after that; it is in the same guest."""
+
 REST_LINGER: Final = 1.0
 """Seconds given to a body that nobody reads before its connection ends."""
+
+REST_PLACE: Final = 0.1
+"""Seconds for which a connection that waits for a request cannot lose its place: it was opened, or answered,
+only a moment ago. Nobody opens connections so fast that all are younger."""
+
+LOSSES_PAUSE: Final = 10.0
+"""Seconds whose ended and refused connections make one line in the log."""
+
+REST_PACE: Final = 0.25
+"""Least seconds between two looks at the time limits of all connections; a look takes less than 1 ms."""
 
 TTRPC_BACKSTOP: Final = 2.0
 """Seconds after the caller's timeout until the server cancels the work by itself. Handlers keep a deadline of

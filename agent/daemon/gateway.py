@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from agent import __version__
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from agent.daemon.attester import AttesterPart
     from agent.daemon.hub import HubPart
     from agent.daemon.shared import Shared
-    from agent.serve.rest.listen import Running
 
 
 class GatewayPart:
@@ -74,14 +72,10 @@ class GatewayPart:
         bound = listeners or bind_tcp(self.settings.bind)
         self.rest_urls = tuple(_url(*listener.getsockname()[:2]) for listener in bound)
         self.here = reachable(bound[0])
-        runners: list[Running] = []
-
-        async def stop() -> None:  # all at once: their requests share one grace
-            await asyncio.gather(*(runner.cleanup() for runner in runners))
-
-        self._stops.add(stop)
-        for listener, url in zip(bound, self.rest_urls, strict=True):
-            runners.append(await serve(app, listener))
+        shared = self._shared
+        running = await serve(app, *bound, budget=shared.budget, relief=shared.relief, metrics=shared.metrics)
+        self._stops.add(running.cleanup)
+        for url in self.rest_urls:
             log.info("listening", extra={"address": url})
         for address in unheld(bound):
             log.info("not listening: localhost has no such address here", extra={"address": _url(*address)})

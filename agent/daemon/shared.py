@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,8 @@ import msgspec
 
 from agent.config import limits
 from agent.errors import AgentError
-from agent.hardening import give_back
 from agent.http.budget import Budget
+from agent.http.relief import Relief
 from agent.kbs.client import KbsClient
 from agent.kbs.skew import ClockSkew
 from agent.observe.audit import Audit
@@ -76,10 +75,6 @@ class Stops(msgspec.Struct):
         return listener
 
 
-def _give_back_soon() -> None:
-    asyncio.get_running_loop().call_later(limits.BUDGET_GIVE_BACK, give_back)
-
-
 class Place(msgspec.Struct):
     """Where a role is served.
 
@@ -115,7 +110,9 @@ class Shared:
         self.health = Health()
         self.skew = ClockSkew(clock)
         self.metrics.watch_clock(self.skew.offset)
-        self.budget = Budget(limits.BUDGET, limits.BUDGET_RESERVE, limits.BUDGET_NOTICE, _give_back_soon)
+        self.relief = Relief()
+        self.budget = Budget(limits.BUDGET, limits.BUDGET_RESERVE, limits.RELIEF_BYTES, self.relief.soon)
+        self.metrics.watch_held(lambda: self.budget.used)
         self.stops = Stops()
         self._audit = Audit(ResourceNames(observe.log_resource_names))
         self._clients: dict[Kbs, KbsClient] = {}

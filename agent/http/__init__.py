@@ -1,6 +1,6 @@
 """aiohttp without the CA bundle it would parse at import (about 100 ms and 2 MiB here).
 
-Import aiohttp from this package only: its client from here, what serves from ``agent.http.server``. Its own
+Import aiohttp from this package only: its client from here, what serves from ``agent.devkit``. Its own
 default TLS context then trusts nobody, which is the safe way round: every TLS connection of the agent names
 its trust explicitly (``agent/http/tls.py``).
 """

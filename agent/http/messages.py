@@ -18,6 +18,10 @@ class TooLargeError(FramingError):
     """A head, or what surrounds a chunked body, is above its bound."""
 
 
+class TooManyLinesError(TooLargeError):
+    """A head has more lines than its bound."""
+
+
 class Bounds(msgspec.Struct, frozen=True):
     """What a message may weigh. Its body is bounded by whoever reads it.
 
@@ -25,6 +29,7 @@ class Bounds(msgspec.Struct, frozen=True):
         head: bytes of the start line and the header lines together.
         start: bytes of the start line.
         fields: header lines.
+        field: bytes of one header line, name and value together; None for as many as the head has.
         framing: bytes of chunk sizes, extensions and trailers of one body together.
         interim: answers with a status below 200 ahead of the one that counts.
     """
@@ -34,6 +39,7 @@ class Bounds(msgspec.Struct, frozen=True):
     fields: int
     framing: int
     interim: int = 0
+    field: int | None = None
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Final
 from httptools import HttpRequestParser, HttpResponseParser
 from httptools.parser.errors import HttpParserError, HttpParserUpgrade
 
-from agent.http.messages import FramingError, RequestHead, ResponseHead, TooLargeError, keeps, tokens
+from agent.http.collected import Collected
+from agent.http.messages import (
+    FramingError,
+    RequestHead,
+    ResponseHead,
+    TooLargeError,
+    keeps,
+    tokens,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,48 +47,6 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t -~\x80
 _STATUS_START: Final = b"HTTP/1."
 
 
-class _Found:
-    """What llhttp reports of one message.
-
-    A parser keeps the object that it reports to. Were that the reader, the two would hold each other, and the
-    bytes of a closed connection would stay until the next collection of cycles.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lines = 0
-        self.fields: dict[str, list[str]] = {}
-        self.body = bytearray()
-        self.headed = False
-        self.ended = False
-
-    def clear(self) -> None:
-        """Begin with the next message."""
-        self._lines = 0
-        self.fields = {}
-        self.body.clear()
-        self.headed = self.ended = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header line; trailers are dropped."""
-        if self.headed:
-            return
-        self._lines += 1
-        # T-HTTP-2: each line becomes objects, so lines are counted besides their bytes.
-        if self._lines > self._most:
-            raise TooLargeError("the head has too many lines")
-        text = value.decode("utf-8", "surrogateescape").strip(_OWS)
-        self.fields.setdefault(name.decode("ascii").lower(), []).append(text)
-
-    def on_body(self, data: bytes) -> None:
-        """A piece of the body. One buffer: each piece as an object would weigh more than what it holds."""
-        self.body += data
-
-    def on_message_complete(self) -> None:
-        """The message's last byte was parsed."""
-        self.ended = True
-
-
 class _Reader(ABC):
     """What both directions have in common: :meth:`feed`, look, and :meth:`clear` before the next message.
 
@@ -91,10 +57,26 @@ class _Reader(ABC):
             surrounds chunks, since llhttp keeps unfinished trailers.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_bounds",
+        "_found",
+        "_framing",
+        "_left",
+        "_open_ended",
+        "_parser",
+        "_raw",
+        "_tail",
+        "_version",
+        "complete",
+        "held",
+        "received",
+    )
+
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._raw = bytearray()
-        self._found = _Found(bounds.fields)
+        self._found = Collected(bounds)
         self._left: int | None = 0
         self._open_ended = False
         self._framing = 0
@@ -272,6 +254,8 @@ class RequestReader(_Reader):
         head: of the request that is coming in, once its head is there.
     """
 
+    __slots__ = ("_line", "head")
+
     def __init__(self, bounds: Bounds) -> None:
         super().__init__(bounds)
         self._line = ("", "")
@@ -322,6 +306,8 @@ class ResponseReader(_Reader):
     Attributes:
         head: of the answer that counts, once it is there.
     """
+
+    __slots__ = ("_interim", "_status", "_tunnel", "head")
 
     def __init__(self, bounds: Bounds, *, tunnel: bool = False) -> None:
         super().__init__(bounds)

@@ -68,6 +68,7 @@ class Metrics:
         self._released = self._counter("kbs_resource_releases", "Resources the broker released.")
         self._denied = self._counter("kbs_resource_denials", "Resources not released.", "reason")
         self._requests = self._counter("requests", "Requests by API.", "api", "verb", "result")
+        self._ended = self._counter("connections_ended", "Connections ended or refused.", "reason")
         self._devices = self._counter("device_evidence", "Evidence of devices.", "tee", "result")
         self._cache = self._counter("resource_cache_requests", "Resource cache look-ups.", "result")
         self._files: Gauge | None = None
@@ -142,6 +143,15 @@ class Metrics:
         if counter is None:
             counter = self._by_request[api, verb, result] = self._requests.labels(api, verb, result)
         counter.inc()
+
+    def connection_ended(self, reason: str) -> None:
+        """One connection was ended, or refused, against its client's wish: a word of a closed set."""
+        self._ended.labels(reason).inc()
+
+    def watch_held(self, held: Callable[[], int]) -> None:
+        """Export the bytes of unfinished requests and unread answers."""
+        text = "Bytes of unfinished requests and of answers that were not read yet."
+        Gauge("coco_held_bytes", text, registry=self.registry).set_function(held)
 
     def device(self, tee: str, result: str) -> None:
         """What one device answered: its family's wire string; ``ok`` or a code."""

@@ -75,7 +75,8 @@ class Front:
         self._clock = clock
         self.kept = kept
         self._changed = changed
-        self._ids: list[str] = []
+        self._ids = ""
+        self._at = 0
 
     def call(self, api: str, peer: str, timeout: float | None = None, *, largest: int | None = None) -> Call:
         """A new request with an id of its own.
@@ -91,17 +92,16 @@ class Front:
 
     def _request_id(self) -> str:
         # T-LOG-5: ids are random, so that one guest's load cannot be read from another's answers.
-        if not self._ids:
-            pool = secrets.token_hex(_ID_POOL * 8)  # one system call for many
-            self._ids = [pool[at : at + 16] for at in range(0, len(pool), 16)]
-        return self._ids.pop()
+        if self._at >= len(self._ids):
+            self._ids, self._at = secrets.token_hex(_ID_POOL * 8), 0  # one system call for many
+        self._at += 16
+        return self._ids[self._at - 16 : self._at]
 
     async def get_resource(self, call: Call, uri: str, *, refresh: bool = False) -> Fetched:
         """The resource at a ``kbs://`` URI of at most ``limits.URI_MAX`` bytes.
 
         ``refresh`` asks the broker, whatever is kept.
         """
-        kept = self.kept
 
         async def work() -> Fetched:
             # T-REST-1, T-TTRPC-1: bounded before anybody parses it.
@@ -110,13 +110,27 @@ class Front:
             _fit(call, fetched.secret)
             return fetched
 
-        def at_once() -> Fetched | None:
-            fetched = None if kept is None or refresh else kept(uri)
-            if fetched is not None:
-                _fit(call, fetched.secret)
-            return fetched
+        kept = None if refresh else self.kept_resource(call, uri)
+        return await self._run(call, "get_resource", work, uri=uri) if kept is None else kept
 
-        return await self._run(call, "get_resource", work, uri=uri, at_once=at_once)
+    def kept_resource(self, call: Call, uri: str) -> Fetched | None:
+        """What :meth:`get_resource` can answer without waiting for anybody; None: it has to be called."""
+        fetched = None if self.kept is None else self.kept(uri)
+        if fetched is None:
+            return None
+        began = self._clock.boot()
+        result = "ok"
+        try:
+            _fit(call, fetched.secret)
+        except AgentError as error:
+            result = error.code.name
+            self._log_failure(call, "get_resource", error, uri)
+            raise
+        finally:
+            cache = None if result != "ok" else fetched.freshness.value.lower()
+            what = self._audit.names.show(uri)
+            self._account(call, "get_resource", result, what, began=began, cache=cache)
+        return fetched
 
     async def unseal(self, call: Call, sealed: bytes) -> Secret:
         """Plaintext of a sealed secret of at most ``limits.SEALED_MAX`` bytes."""
@@ -273,19 +287,12 @@ class Front:
         *,
         uri: str | None = None,
         blob: bytes | None = None,
-        at_once: Callable[[], T | None] | None = None,
     ) -> T:
-        """Run one request; ``uri`` or ``blob`` says in the audit line what was asked for.
-
-        ``at_once`` may have the answer without waiting; then there is no time to limit.
-        """
+        """Run one request; ``uri`` or ``blob`` says in the audit line what was asked for."""
         began = self._clock.boot()
         result = ErrorCode.CANCELLED.name  # whatever else leaves: nothing was handed out
         answer: T | None = None
         try:
-            if at_once is not None and (answer := at_once()) is not None:
-                result = "ok"
-                return answer
             async with call.deadline.backstop(f"serving {verb}", layers=2):
                 answer = await work()
             result = "ok"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.errors import AgentError, ErrorCode
+from agent.http.server.exchange import Answer
 from agent.roles import Fetched, MeasurementResult
 from agent.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-OCTETS: Final = "application/octet-stream"
 JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
 # Seconds: a full house empties at once, a broker or a device needs longer.
@@ -67,24 +67,6 @@ class RestError(AgentError):
         self.text = text
         self.allow = allow
         self.compat = compat
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A whole response.
-
-    Attributes:
-        status: HTTP status.
-        body: sent as it is; not sent to HEAD.
-        content_type: value of Content-Type.
-        headers: further headers.
-        close: end the connection after it.
-    """
-
-    status: int
-    body: bytes
-    content_type: str = OCTETS
-    headers: tuple[tuple[str, str], ...] = ()
-    close: bool = False
 
 
 class _Info(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,19 +10,24 @@ from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.http.server.exchange import Answer
 from agent.observe.metrics import CONTENT_TYPE
 from agent.serve.rest import answers, guard, query, routes
-from agent.serve.rest.answers import Answer, RestError
+from agent.serve.rest.answers import RestError
 from agent.serve.rest.headers import no_cache, preferred_wait, wants_json
 from agent.serve.rest.routes import Operation
+from agent.serve.rest.shares import Shares, share_key
 from agent.serve.rest.target import parse_target
+from agent.serve.rest.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from typing import Any
 
     from agent.config.model import Gateway
     from agent.observe.health import Health
     from agent.observe.metrics import Metrics
+    from agent.roles import Fetched
     from agent.serve.access import Call
     from agent.serve.front import Front
     from agent.serve.rest.guard import Peer
@@ -95,12 +100,16 @@ class App:
         self._metrics = metrics
         self._health = health
         self._version = version
-        self._waiting = 0
-        self._operations: Mapping[Operation, Callable[[_Work], Awaitable[Answer]]] = {
-            Operation.INFO: self._info,
+        self._turn = Turn()
+        self.allow(limits.REST_MAX_WAITING)
+        self._at_once: Mapping[Operation, Callable[[_Work], Answer | None]] = {
             Operation.LIVE: self._live,
             Operation.READY: self._ready,
             Operation.METRICS: self._render_metrics,
+            Operation.RESOURCE: self._kept,
+        }
+        self._operations: Mapping[Operation, Callable[[_Work], Awaitable[Answer]]] = {
+            Operation.INFO: self._info,
             Operation.TOKEN: self._token,
             Operation.EVIDENCE: self._evidence,
             Operation.ADDITIONAL_EVIDENCE: self._additional_evidence,
@@ -109,24 +118,32 @@ class App:
             Operation.UNSEAL: self._unseal,
         }
 
-    async def answer(self, incoming: Incoming) -> Answer:
-        """Guard, route and run one request. Only cancellation and defects leave as exceptions."""
+    def allow(self, slots: int) -> None:
+        """Let so many requests wait for a role at a time, instead of ``limits.REST_MAX_WAITING``."""
+        self._shares = Shares(slots, max(1, int(slots * limits.REST_SHARE)))
+
+    def begin(self, incoming: Incoming) -> Answer | Coroutine[Any, Any, Answer]:
+        """Guard and route one request, and answer it unless a role has to be waited for.
+
+        Only defects, and cancellation of what is returned, leave as exceptions.
+        """
         call = self._front.call("rest", incoming.peer.label, self._seconds(incoming))
         try:
             self._guard(incoming)
             target = parse_target(incoming.target)
             guard.check_authority(target.authority, self._settings.extra_hosts)
             match = routes.find(target.path, incoming.method, self._settings.features)
-            answer = await self._run(_Work(call, incoming, target, match))
+            work = _Work(call, incoming, target, match)
+            at_once = self._at_once.get(match.route.operation)
+            answer = None if at_once is None else at_once(work)
         except AgentError as error:
-            self._note(call, error)
-            answer = answers.failure(
-                error,
-                call.request_id,
-                json=wants_json(incoming.headers.get("accept", ())),
-                compat_status=self._settings.compat_status,
-            )
-        return _finish(answer, call)
+            return self._failed(call, incoming, error)
+        return self._run(work) if answer is None else _finish(answer, call)
+
+    async def answer(self, incoming: Incoming) -> Answer:
+        """As :meth:`begin`, and wait."""
+        begun = self.begin(incoming)
+        return begun if isinstance(begun, Answer) else await begun
 
     def reject(self, peer: Peer, error: RestError) -> Answer:
         """The answer to something that is not an HTTP request; ends the connection."""
@@ -135,6 +152,16 @@ class App:
             error = RestError(ErrorCode.PEER_REFUSED, "the peer is not local")
         self._note(call, error)
         return _finish(replace(answers.failure(error, call.request_id, json=False), close=True), call)
+
+    def _failed(self, call: Call, incoming: Incoming, error: AgentError) -> Answer:
+        self._note(call, error)
+        answer = answers.failure(
+            error,
+            call.request_id,
+            json=wants_json(incoming.headers.get("accept", ())),
+            compat_status=self._settings.compat_status,
+        )
+        return _finish(answer, call)
 
     def _seconds(self, incoming: Incoming) -> float:
         wait = preferred_wait(incoming.headers.get("prefer", ()))
@@ -150,17 +177,14 @@ class App:
         guard.check_browser(headers, extra_hosts)
 
     async def _run(self, work: _Work) -> Answer:
-        operation = self._operations[work.match.route.operation]
-        if not work.match.route.waits:
-            return await operation(work)
-        # T-REST-18: a bounded number of requests can hold memory; health and metrics stay reachable.
-        if self._waiting >= limits.REST_MAX_WAITING:
-            raise RestError(ErrorCode.TOO_MANY_REQUESTS, "too many REST requests under way")
-        self._waiting += 1
+        operation = work.match.route.operation
+        name = work.match.rest if operation is Operation.RESOURCE else None
         try:
-            return await operation(work)
-        finally:
-            self._waiting -= 1
+            with self._shares.slot(share_key(work.incoming.peer), name):
+                answer = await self._operations[operation](work)
+        except AgentError as error:
+            return self._failed(work.call, work.incoming, error)
+        return _finish(answer, work.call)
 
     def _note(self, call: Call, error: AgentError) -> None:
         """Count and log what never reached the front, which does so for the rest."""
@@ -188,15 +212,15 @@ class App:
             additional = await _or_else(self._front.additional_tees(work.call), ())
         return answers.info(self._version, tee, additional, features.value)
 
-    async def _live(self, _: _Work) -> Answer:
+    def _live(self, _: _Work) -> Answer:
         report = self._health.live()
         return answers.health(ok=report.ok, reasons=report.reasons)
 
-    async def _ready(self, _: _Work) -> Answer:
+    def _ready(self, _: _Work) -> Answer:
         report = self._health.ready()
         return answers.health(ok=report.ok, reasons=report.reasons)
 
-    async def _render_metrics(self, _: _Work) -> Answer:
+    def _render_metrics(self, _: _Work) -> Answer:
         if self._metrics is None:
             raise RestError(ErrorCode.UNKNOWN_ROUTE, "metrics are switched off")
         return Answer(200, self._metrics.render(), CONTENT_TYPE)
@@ -221,14 +245,29 @@ class App:
         return answers.extended(result)
 
     async def _resource(self, work: _Work) -> Answer:
-        # The query stays behind, as upstream: a resource's own query would need a wider grammar here.
-        refresh = query.refresh(work.target.query) or no_cache(work.incoming.headers.get("cache-control", ()))
-        uri = f"kbs://{work.match.rest}"
-        return answers.resource(await self._front.get_resource(work.call, uri, refresh=refresh))
+        uri, refresh = _resource_of(work)
+        await self._turn.come(uri)
+        return self._resource_answer(uri, await self._front.get_resource(work.call, uri, refresh=refresh))
+
+    def _kept(self, work: _Work) -> Answer | None:
+        uri, refresh = _resource_of(work)
+        fetched = None if refresh or self._turn.spent(uri) else self._front.kept_resource(work.call, uri)
+        return None if fetched is None else self._resource_answer(uri, fetched)
+
+    def _resource_answer(self, uri: str, fetched: Fetched) -> Answer:
+        self._turn.made(uri, len(fetched.secret))
+        return answers.resource(fetched)
 
     async def _unseal(self, work: _Work) -> Answer:
         sealed = _sealed_secrets(await _body(work, limits.UNSEAL_MAX_BODY))
         return answers.unsealed(await self._front.unseal_all(work.call, sealed))
+
+
+def _resource_of(work: _Work) -> tuple[str, bool]:
+    """The URI, and whether the broker has to be asked."""
+    # The query stays behind, as upstream: a resource's own query would need a wider grammar here.
+    refresh = query.refresh(work.target.query) or no_cache(work.incoming.headers.get("cache-control", ()))
+    return f"kbs://{work.match.rest}", refresh
 
 
 async def _body(work: _Work, limit: int) -> bytes:

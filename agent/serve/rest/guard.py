@@ -37,10 +37,12 @@ class Peer(msgspec.Struct, frozen=True):
     Attributes:
         local: in this guest: a loopback address or a unix socket.
         label: ``127.0.0.1:40000`` or ``uid=0,pid=17``, for the audit log.
+        uid: its user on a unix socket; None on TCP, where the kernel does not say.
     """
 
     local: bool
     label: str
+    uid: int | None = None
 
 
 def peer_of(transport: asyncio.BaseTransport | None) -> Peer:
@@ -49,7 +51,7 @@ def peer_of(transport: asyncio.BaseTransport | None) -> Peer:
     address = transport.get_extra_info("peername") if transport is not None else None
     if sock is not None and sock.family == socket.AF_UNIX:
         pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return Peer(local=True, label=f"uid={uid},pid={pid}")
+        return Peer(local=True, label=f"uid={uid},pid={pid}", uid=uid)
     if isinstance(address, tuple) and len(address) >= 2:
         host = str(address[0])
         return Peer(is_loopback(host), f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}")

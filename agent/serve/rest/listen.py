@@ -1,66 +1,107 @@
-"""HTTP/1.1 on an already bound socket: aiohttp below its router, which would decode the path first."""
+"""The REST role on bound sockets: what :mod:`agent.http.server.server` needs to know of it."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import resource
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
 from agent.errors import ErrorCode
-from agent.http import aiohttp, server
+from agent.http.budget import Budget
+from agent.http.messages import Bounds
+from agent.http.relief import Relief
+from agent.http.server.exchange import BodyError, Refusal
+from agent.http.server.phase import Times
+from agent.http.server.server import Server
 from agent.observe.redact import locations
-from agent.serve.rest.answers import Answer, RestError
+from agent.serve.rest.answers import RestError
 from agent.serve.rest.app import Incoming
 from agent.serve.rest.guard import peer_of
+from agent.serve.rest.losses import Losses
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
+    from collections.abc import Coroutine
+    from typing import Any
 
+    from agent.http.messages import RequestHead
+    from agent.http.server.exchange import Answer, Loss, ReadBody
+    from agent.observe.metrics import Metrics
     from agent.serve.rest.app import App
+    from agent.serve.rest.guard import Peer
 
 _log = logging.getLogger(__name__)
 
-_NOT_FRAMED = (
-    server.RequestPayloadError,
-    aiohttp.ClientPayloadError,
-    aiohttp.http_exceptions.HttpProcessingError,
+BOUNDS: Final = Bounds(
+    head=limits.REST_MAX_HEAD,
+    start=limits.REST_MAX_TARGET + len("OPTIONS  HTTP/1.1\r"),
+    fields=limits.REST_MAX_FIELDS,
+    field=limits.REST_MAX_FIELD,
+    framing=limits.REST_MAX_FRAMING,
 )
+TIMES: Final = Times(
+    idle=limits.REST_KEEP_ALIVE,
+    head=limits.REST_HEAD,
+    body_grace=limits.REST_BODY_GRACE,
+    body_rate=limits.REST_BODY_RATE,
+    write_grace=limits.REST_WRITE_GRACE,
+    write_rate=limits.REST_WRITE_RATE,
+    linger=limits.REST_LINGER,
+    place=limits.REST_PLACE,
+    pace=limits.REST_PACE,
+)
+_CODES: Final = {
+    Refusal.NOT_HTTP: ErrorCode.INVALID_REQUEST,
+    Refusal.TOO_LARGE: ErrorCode.PAYLOAD_TOO_LARGE,
+    Refusal.BODY_NOT_FRAMED: ErrorCode.INVALID_REQUEST,
+    Refusal.BODY_TOO_LARGE: ErrorCode.PAYLOAD_TOO_LARGE,
+    Refusal.TOO_SLOW: ErrorCode.DEADLINE_EXCEEDED,
+    Refusal.NO_ROOM: ErrorCode.TOO_MANY_REQUESTS,
+}
 
 
 class Running:
     """A REST role being served."""
 
-    def __init__(self, listener: asyncio.Server, connections: server.Server) -> None:
-        self._listener = listener
-        self._connections = connections
+    def __init__(self, server: Server, losses: Losses) -> None:
+        self._server = server
+        self._losses = losses
 
     async def cleanup(self) -> None:
         """Stop accepting, let requests finish, and end all within ``limits.STOP_GRACE`` seconds."""
-        self._listener.close()
-        await asyncio.sleep(0)  # a connection accepted just now gets its protocol first
-        self._connections.pre_shutdown()
-        # aiohttp spends this time twice: on the request, then on the task around it.
-        await self._connections.shutdown(limits.STOP_GRACE / 2)
+        await self._server.stop(limits.STOP_GRACE / 2)  # once for the requests, once for their end
+        self._losses.flush()
 
 
-async def serve(app: App, sock: socket.socket) -> Running:
-    """Serve an app on a listening TCP or unix socket, which is closed with the result.
+async def serve(
+    app: App,
+    *socks: socket.socket,
+    budget: Budget | None = None,
+    relief: Relief | None = None,
+    metrics: Metrics | None = None,
+    times: Times = TIMES,
+) -> Running:
+    """Serve an app on listening TCP or unix sockets, which are closed with the result.
 
     A client that goes away cancels its request.
+
+    Args:
+        app: answers.
+        socks: they share connections, bytes and request slots.
+        budget: of the process; None for one of its own.
+        relief: likewise.
+        metrics: counts connections that were ended.
+        times: time limits of each connection.
     """
-    loop = asyncio.get_running_loop()
-
-    async def handle(request: server.BaseRequest) -> server.StreamResponse:
-        return _response(await app.answer(_incoming(request)))
-
-    connections = server.Server(handle, handler_cancellation=True)
     most = _most_connections()
-    listener = await loop.create_server(
-        lambda: _Connection(app, connections, loop, most), sock=sock, backlog=limits.REST_BACKLOG
-    )
-    return Running(listener, connections)
+    app.allow(max(1, min(limits.REST_MAX_WAITING, most - limits.REST_SPARE_CONNECTIONS)))
+    account = Budget(limits.BUDGET, limits.BUDGET_RESERVE) if budget is None else budget
+    losses = Losses(metrics)
+    server = Server(_Rest(app, losses), BOUNDS, times, budget=account, relief=relief or Relief(), most=most)
+    await server.start(*socks)
+    return Running(server, losses)
 
 
 def _most_connections() -> int:
@@ -70,97 +111,51 @@ def _most_connections() -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
 
 
-class _Connection(server.RequestHandler):
-    """aiohttp's connection with our limits and our error bodies."""
+class _Rest:
+    """The app, for the server."""
 
-    __slots__ = ("_app", "_most", "_server", "peer")
-
-    def __init__(self, app: App, holder: server.Server, loop: asyncio.AbstractEventLoop, most: int) -> None:
-        super().__init__(
-            holder,
-            loop=loop,
-            keepalive_timeout=limits.REST_KEEP_ALIVE,
-            lingering_time=limits.REST_LINGER,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp tests for None
-            max_line_size=limits.REST_MAX_TARGET,
-            auto_decompress=False,  # T-REST-20: a compressed body could be any size
-        )
+    def __init__(self, app: App, losses: Losses) -> None:
         self._app = app
-        self._server = holder
-        self._most = most
-        self.peer = peer_of(None)
+        self._losses = losses
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.peer = peer_of(transport)  # once: the kernel's word on a connection does not change
-        if len(self._server.connections) > self._most:
-            self.force_close()
+    def meet(self, transport: asyncio.Transport) -> _Side:
+        return _Side(self._app, peer_of(transport))
 
-    def handle_error(
-        self,
-        request: server.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002  # holds input
-    ) -> server.StreamResponse:
-        """Answer what the parser refused, or a defect. aiohttp's own text and log line repeat the input."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun already")
-        return _response(self._app.reject(self.peer, _refusal(status, exc)))
+    def lost(self, loss: Loss) -> None:
+        self._losses.add(loss)
 
 
-def _refusal(status: int, exc: BaseException | None) -> RestError:
-    kind = type(exc).__name__
-    if exc is None or status >= 500:
-        where = locations(exc) if exc is not None else ""
-        _log.error(
-            "request failed: defect in the agent", extra={"api": "rest", "error": kind, "where": where}
+class _Side:
+    """The app, for one connection."""
+
+    __slots__ = ("_app", "_peer")
+
+    def __init__(self, app: App, peer: Peer) -> None:
+        self._app = app
+        self._peer = peer  # asked once: the kernel's word on a connection does not change
+
+    def answer(self, head: RequestHead, body: ReadBody) -> Answer | Coroutine[Any, Any, Answer]:
+        async def read(limit: int) -> bytes:
+            # T-REST-20: a compressed body could be any size, so it is taken as it comes.
+            try:
+                return await body(limit)
+            except BodyError as error:
+                raise _error(error.refusal) from None
+
+        return self._app.begin(
+            Incoming(head.method, head.target, head.version, head.headers, self._peer, read)
         )
-        return RestError(ErrorCode.INTERNAL, kind)
-    if isinstance(exc, aiohttp.http_exceptions.LineTooLong):
-        return RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request line or header field")
-    return RestError(ErrorCode.INVALID_REQUEST, f"not an HTTP request: {kind}")
+
+    def refuse(self, refusal: Refusal) -> Answer:
+        return self._app.reject(self._peer, _error(refusal))
+
+    def broken(self, error: Exception) -> Answer:
+        # T-LOG-1: the exception's text can hold what was being processed; only its place is kept.
+        kind = type(error).__name__
+        extra = {"api": "rest", "error": kind, "where": locations(error)}
+        _log.error("request failed: defect in the agent", extra=extra)
+        return self._app.reject(self._peer, RestError(ErrorCode.INTERNAL, kind))
 
 
-def _incoming(request: server.BaseRequest) -> Incoming:
-    headers: dict[str, list[str]] = {}
-    for name, value in request.headers.items():
-        headers.setdefault(name.lower(), []).append(value)
-    return Incoming(
-        method=request.method,
-        target=request.raw_path,
-        version=(request.version.major, request.version.minor),
-        headers=headers,
-        peer=cast("_Connection", request.protocol).peer,
-        body=lambda limit: _read_body(request, limit),
-    )
-
-
-async def _read_body(request: server.BaseRequest, limit: int) -> bytes:
-    # T-REST-21: bounded by what is announced and by what arrives.
-    if (request.content_length or 0) > limit:
-        raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request body")
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.can_read_body:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
-    body = bytearray()
-    try:
-        while chunk := await request.content.readany():
-            body += chunk
-            if len(body) > limit:
-                raise RestError(ErrorCode.PAYLOAD_TOO_LARGE, "request body")
-    except (
-        server.RequestPayloadError,
-        aiohttp.ClientPayloadError,
-        aiohttp.http_exceptions.HttpProcessingError,
-    ):
-        raise RestError(ErrorCode.INVALID_REQUEST, "the request body is not framed as announced") from None
-    return bytes(body)
-
-
-def _response(answer: Answer) -> server.Response:
-    headers = (("Content-Type", answer.content_type), *answer.headers)
-    response = server.Response(status=answer.status, body=answer.body, headers=headers)
-    if answer.close:
-        response.force_close()
-    return response
+def _error(refusal: Refusal) -> RestError:
+    return RestError(_CODES[refusal], refusal.value)

@@ -38,12 +38,10 @@ class Route(msgspec.Struct, frozen=True):
     Attributes:
         operation: what it does.
         methods: what it accepts; everything else is 405.
-        waits: it asks a role, so it counts against ``limits.REST_MAX_WAITING``.
     """
 
     operation: Operation
     methods: tuple[str, ...] = ("GET",)
-    waits: bool = True
 
 
 class Root(msgspec.Struct, frozen=True):
@@ -73,9 +71,9 @@ class Match(msgspec.Struct, frozen=True):
 EXACT: Final[Mapping[str, Route]] = MappingProxyType(
     {
         "/info": Route(Operation.INFO),
-        "/healthz": Route(Operation.LIVE, waits=False),
-        "/readyz": Route(Operation.READY, waits=False),
-        "/metrics": Route(Operation.METRICS, waits=False),
+        "/healthz": Route(Operation.LIVE),
+        "/readyz": Route(Operation.READY),
+        "/metrics": Route(Operation.METRICS),
     }
 )
 

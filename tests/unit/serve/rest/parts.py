@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.clock import Deadline
-    from agent.serve.rest.answers import Answer
+    from agent.http.server.exchange import Answer
 
 LOCAL = Peer(local=True, label="127.0.0.1:40000")
 REMOTE = Peer(local=False, label="10.0.0.1:40000")

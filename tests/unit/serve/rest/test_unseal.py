@@ -21,7 +21,7 @@ from tests.unit.serve.rest.parts import REMOTE, Gate, header
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent.serve.rest.answers import Answer
+    from agent.http.server.exchange import Answer
 
 PATH = "/cdh/unseal"
 OPENS = {b"sealed.a": b"one\xff", b"sealed.b": b""}

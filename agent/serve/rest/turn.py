@@ -1,0 +1,33 @@
+"""Large answers of one turn of the loop: each name makes a few bytes of them, then others have their turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from agent.config import limits
+
+
+class Turn:
+    """Counts, and makes callers wait. It belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._made: Counter[str] = Counter()
+
+    def spent(self, name: str) -> bool:
+        """Whether a resource has to wait for the next turn."""
+        return self._made[name] >= limits.REST_TURN if self._made else False
+
+    def made(self, name: str, size: int) -> None:
+        """An answer of so many bytes was made; small ones are not counted."""
+        if size <= limits.HTTP_PIECE:
+            return
+        if not self._made:
+            asyncio.get_running_loop().call_soon(self._made.clear)
+        self._made[name] += size
+
+    async def come(self, name: str) -> None:
+        """Wait for a turn that is not spent."""
+        # T-REST-24: making many large answers in one go keeps the loop from everybody else.
+        while self.spent(name):  # noqa: ASYNC110  # the next turn is what is waited for
+            await asyncio.sleep(0)
