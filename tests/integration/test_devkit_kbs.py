@@ -17,8 +17,8 @@ from agent.devkit import pki
 from agent.devkit.clock import FakeClock
 from agent.devkit.kbs import DevKbs, Fault, Kind, Settings
 from agent.devkit.sample import SampleAttester, SampleDevice
+from agent.devkit.web import aiohttp
 from agent.errors import AgentError, ErrorCode
-from agent.http import aiohttp
 from agent.kbs import handshake, jwe
 from agent.kbs.keys import TeeKey
 from tests.unit.devkit.guest import REQUEST, Guest, claims_of
