@@ -5,35 +5,32 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from agent.config import limits
 from agent.http.exchange import HttpError, Response, Trouble
+from agent.http.layer import Layer
 from agent.http.messages import FramingError
 from agent.http.parser import ResponseReader
 from agent.http.reasons import number, system_reason, tls_reason
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent.http.messages import Bounds, ResponseHead
 
+T = TypeVar("T")
 
 _IN_ONE: Final = 16 * limits.KIB
 """Head and body up to this leave in one piece; above, the copy would cost more than a second write."""
-
-_PATIENCE: Final = 3600.0
-"""Seconds asyncio may wait in a handshake by itself: longer than any caller, whose limit counts."""
-
-_FAREWELL: Final = 1.0
-"""Seconds for TLS's own end. Our side never waits for it: it closes at once."""
 
 
 class State(enum.Enum):
     """What may come in."""
 
     QUIET = "nothing: no request is under way"
+    SHAKING = "the server's part of a TLS handshake"
     ASKING = "an answer"
     OVER = "nothing any more"
 
@@ -53,10 +50,12 @@ class Connection(asyncio.Protocol):
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._reader = ResponseReader(bounds)
-        self._layers: list[asyncio.Transport] = []
+        self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
-        self._tls: ssl.SSLObject | None = None
+        self._layers: list[Layer] = []  # the outermost first
+        self._shaking: Layer | None = None
         self._state = State.QUIET
+        self._shaken: asyncio.Future[None] | None = None
         self._answer: asyncio.Future[Response] | None = None
         self._wanted: Callable[[ResponseHead], int] | None = None
         self._most: int | None = None
@@ -77,36 +76,32 @@ class Connection(asyncio.Protocol):
             name: of the server, a name or an address.
 
         Raises:
-            OSError: of the kernel or, as ``ssl.SSLError``, of TLS.
+            ssl.SSLError: what TLS, or a check of the context, has against the server.
             HttpError: TLS, SILENT: the connection is no longer good.
         """
         if self._unasked:
             raise HttpError(Trouble.TLS, "TLS: the server spoke before the handshake")
         if not self.open:
-            raise HttpError(Trouble.SILENT, "closed ahead of the TLS handshake")
-        made: Any = await asyncio.get_running_loop().start_tls(
-            self._layers[-1],
-            self,
-            context,
-            server_hostname=name,
-            ssl_handshake_timeout=_PATIENCE,
-            ssl_shutdown_timeout=_FAREWELL,
-        )
-        if made is None or self._state is State.OVER:
-            raise HttpError(Trouble.SILENT, "the connection ended in the TLS handshake")
-        self._layers.append(made)
-        self._tls = made.get_extra_info("ssl_object")
+            raise HttpError(Trouble.SILENT, "the connection ended ahead of the TLS handshake")
+        self._shaking = Layer(context, name)
+        self._shaken = asyncio.get_running_loop().create_future()
+        self._state = State.SHAKING
+        self._shake(b"")
+        try:
+            await self._until(self._shaken)
+        finally:
+            self._shaken = self._shaking = None
 
     # --- use --------------------------------------------------------------------------------------
     @property
     def session(self) -> ssl.SSLObject | None:
-        """TLS as it was agreed on; None without."""
-        return self._tls
+        """TLS with the server as it was agreed on; None without."""
+        return self._layers[-1].session if self._layers else None
 
     @property
     def open(self) -> bool:
         """Whether it may be used: no end, and nothing unasked, was seen so far."""
-        return self._state is State.QUIET and bool(self._layers)
+        return self._state is State.QUIET and self._transport is not None
 
     def untouched(self) -> bool:
         """Whether nothing has arrived that the loop has not seen yet, not even an end."""
@@ -148,13 +143,9 @@ class Connection(asyncio.Protocol):
         self._heard = self._early = self.reusable = False
         self._answer = asyncio.get_running_loop().create_future()
         self._state = State.ASKING
+        self._send(head, body)
         try:
-            self._send(head, body)
-            return await self._answer
-        except BaseException:
-            _drop(self._answer)
-            self.abort()
-            raise
+            return await self._until(self._answer)
         finally:
             self._answer = self._wanted = None
             if tunnel:
@@ -162,56 +153,108 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once: nothing is sent any more, nothing waited for."""
-        if self._state is State.ASKING:
-            self._fail(HttpError(Trouble.CLOSED, "the connection was closed"))
-        self._state = State.OVER
-        self.reusable = False
-        if self._layers:
-            self._layers[0].abort()
+        self._fail(HttpError(Trouble.CLOSED, "the connection was closed"))
 
     # --- asyncio's --------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The TCP connection stands."""
-        self._layers.append(cast("asyncio.Transport", transport))
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes, which are of an answer only while one is waited for."""
-        if self._state is not State.ASKING:
+        """Bytes, which are of use only while some are waited for."""
+        if self._state is State.QUIET and self.kept:
             # T-HTTP-43: said to an idle connection, it would be taken for the answer to the next request.
-            self._unasked = True
             self.abort()
             return
-        self._heard = True
         try:
-            taken = self._reader.feed(data)
+            self._take(self._opened(data))
         except FramingError as error:
             self._fail(HttpError(Trouble.FRAMING, str(error)))
-        else:
-            self._look(len(data) - taken)
+        except OSError as error:  # TLS
+            self._lost(error)
+        if any(layer.ended for layer in self._layers):
+            self.eof_received()
 
     def eof_received(self) -> None:
         """The server sends nothing more; that may be the end of an answer."""
-        if self._state is State.ASKING and self._reader.head is not None and self._ended_cleanly():
+        # T-HTTP-47: an answer that ends with the connection could be cut by anybody on the way; TLS says
+        # when it is over.
+        clean = not self._layers or self._layers[-1].ended
+        if self._state is State.ASKING and self._reader.head is not None and clean:
             try:
                 self._reader.finish()
             except FramingError:
                 pass  # told as broken below
             else:
                 self._look(0)
-        self._end(None)
-        self.abort()
+        self._lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        self._end(exc)
+        self._lost(exc)
 
-    # --- inside -----------------------------------------------------------------------------------
+    # --- bytes ------------------------------------------------------------------------------------
+    def _opened(self, data: bytes) -> bytes:
+        for depth, layer in enumerate(self._layers):
+            data = layer.opened(data)
+            self._write(layer.outgoing(), self._layers[:depth])
+        return data
+
+    def _take(self, data: bytes) -> None:
+        if self._state is State.SHAKING:
+            self._shake(data)
+        elif self._state is State.ASKING and data:
+            self._heard = True
+            taken = self._reader.feed(data)
+            self._look(len(data) - taken)
+        elif data:
+            self._unasked = True
+            self.abort()
+
+    def _shake(self, data: bytes) -> None:
+        layer, shaken = self._shaking, self._shaken
+        if layer is None or shaken is None:
+            return
+        try:
+            done = layer.shake(data)
+        except OSError as error:
+            self._write(layer.outgoing(), self._layers)  # the alert
+            self._state = State.OVER
+            if not shaken.done():
+                shaken.set_exception(error)
+            return
+        self._write(layer.outgoing(), self._layers)
+        if done:
+            self._layers.append(layer)
+            self._state = State.QUIET
+            if not shaken.done():
+                shaken.set_result(None)
+            self._take(layer.opened(b""))  # what came along with it
+
+    def _send(self, head: bytes, body: bytes | None) -> None:
+        whole = body is None or len(head) + len(body) <= _IN_ONE
+        try:
+            self._write(head + (body or b"") if whole else head, self._layers)
+            if self._transport is None or self._transport.is_closing():  # the kernel took nothing of it
+                self._fail(HttpError(Trouble.UNSENT, "the connection ended before the request"))
+            elif not whole and body is not None:
+                self._write(body, self._layers)
+        except OSError as error:  # TLS
+            self._lost(error)
+
+    def _write(self, data: bytes, layers: Sequence[Layer]) -> None:
+        if data and self._transport is not None:
+            for layer in reversed(layers):
+                data = layer.sealed(data)
+            self._transport.write(data)
+
+    # --- answers ----------------------------------------------------------------------------------
     def _check_quiet(self) -> None:
         # T-HTTP-42: what a server says before it is asked answers nothing. With TLS, tickets may wait there.
-        if not self.kept and (self._unasked or (self._tls is None and self._waiting())):
+        if not self.kept and (self._unasked or (not self._layers and self._waiting())):
             self.abort()
             raise HttpError(Trouble.FRAMING, "the server spoke before it was asked")
-        if not self.open or self._layers[0].is_closing():
+        if not self.open or self._transport is None or self._transport.is_closing():
             raise HttpError(Trouble.UNSENT, "the connection ended before the request")
 
     def _waiting(self) -> bool:
@@ -220,18 +263,6 @@ class Connection(asyncio.Protocol):
         except OSError:
             return False
 
-    def _send(self, head: bytes, body: bytes | None) -> None:
-        raw, transport = self._layers[0], self._layers[-1]
-        whole = body is None or len(head) + len(body) <= _IN_ONE
-        transport.write(head + (body or b"") if whole else head)
-        if raw.is_closing():  # the kernel took nothing of the first piece
-            raise HttpError(Trouble.UNSENT, "the connection ended before the request")
-        if not whole and body is not None:
-            transport.write(body)
-
-    def _unsent(self) -> int:
-        return sum(layer.get_write_buffer_size() for layer in self._layers)
-
     def _look(self, extra: int) -> None:
         """The reader has taken bytes; ``extra`` more came behind the answer."""
         reader, head = self._reader, self._reader.head
@@ -239,59 +270,60 @@ class Connection(asyncio.Protocol):
             return
         if self._most is None and self._wanted is not None:
             # T-HTTP-44: a server that answers before it has read all would read the rest as a request.
-            self._early = self._unsent() > 0
+            self._early = self._transport is None or self._transport.get_write_buffer_size() > 0
             self._most = self._wanted(head)
         # T-HTTP-46: counted while reading; the announced length only spares us the beginning.
         most = self._most or 0
-        if reader.received > most or (head.length or 0) > most:
-            self._finish(Response(head, None))
-            self.abort()
-        elif self._tunnel and head.status < 300:
+        if self._tunnel and head.status < 300:
             # T-HTTP-49: what a proxy sends behind its answer would be read as the server's.
             if extra:
                 self._fail(HttpError(Trouble.FRAMING, "the proxy sent more than an answer to CONNECT"))
             else:
-                self._finish(Response(head, b""))
+                self._finish(Response(head, b""), good=True)
+        elif reader.received > most or (head.length or 0) > most:
+            self._finish(Response(head, None), good=False)
         elif reader.complete:
             # T-HTTP-45: one answer per request; what comes behind it belongs to nothing.
             self.reusable = self.kept = head.keep and not extra and not self._early
-            self._finish(Response(head, reader.take()))
-            if not self.reusable:
-                self.abort()
-            else:
-                reader.clear()
+            self._finish(Response(head, reader.take()), good=self.reusable)
 
-    def _finish(self, response: Response) -> None:
+    def _finish(self, response: Response, *, good: bool) -> None:
         self._state = State.QUIET
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(response)
+        if good:
+            self._reader.clear()
+        else:
+            self.abort()
+
+    # --- ends -------------------------------------------------------------------------------------
+    async def _until(self, future: asyncio.Future[T]) -> T:
+        try:
+            return await future
+        except BaseException:
+            # Nobody asks for it any more; a failure in it is no defect.
+            if not future.cancel() and not future.cancelled():
+                future.exception()
+            self.abort()
+            raise
+
+    def _lost(self, error: Exception | None) -> None:
+        self._fail(self._why(error))
 
     def _fail(self, error: HttpError) -> None:
-        self._state = State.OVER
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
-        if self._layers:
-            self._layers[0].abort()
-
-    def _end(self, error: Exception | None) -> None:
-        if self._state is State.ASKING:
-            self._fail(self._why(error))
+        """Close; what is under way ends with the error."""
+        waiting = self._shaken if self._state is State.SHAKING else None
+        waiting_for = self._answer if self._state is State.ASKING else None
         self._state = State.OVER
         self.reusable = False
+        for future in (waiting, waiting_for):
+            if future is not None and not future.done():
+                future.set_exception(error)
+        if self._transport is not None:
+            self._transport.abort()
 
     def _why(self, error: Exception | None) -> HttpError:
         if reason := tls_reason(error):
             return HttpError(Trouble.TLS, reason)
         detail = system_reason(error) if isinstance(error, OSError) else "closed by the server"
         return HttpError(Trouble.BROKEN if self._heard else Trouble.SILENT, detail, errno=number(error))
-
-    def _ended_cleanly(self) -> bool:
-        # T-HTTP-47: an answer that ends with the connection could be cut by anybody on the way; TLS says
-        # when it is over.
-        return self._tls is None or getattr(self._tls, "ended", False)
-
-
-def _drop(answer: asyncio.Future[Response]) -> None:
-    """Nobody asks for it any more; a failure in it is no defect."""
-    if not answer.cancel() and not answer.cancelled():
-        answer.exception()

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 class _UntrustedError(Exception):
     """A server's certificate was refused in one variant of the trust."""
 
-    def __init__(self, host: str, error: ssl.SSLCertVerificationError) -> None:
+    def __init__(self, host: str, variant: int, error: ssl.SSLCertVerificationError) -> None:
         super().__init__(host)
         self.host = host
+        self.variant = variant
         self.error = error
 
 
@@ -48,7 +49,8 @@ class Dialer:
         """A connection on which a request to ``url`` may go out. The caller bounds the time.
 
         Raises:
-            HttpError: NAME, CONNECT, PROXY, TUNNEL, TLS, and those of the exchange with a proxy.
+            HttpError: REFUSED (no TLS settings), NAME, CONNECT, PROXY, TUNNEL, TLS, and those of the exchange
+                with a proxy.
             AgentError: what :meth:`agent.http.tls.Trust.context` raises.
         """
         variants: dict[str, int] = {}
@@ -59,10 +61,10 @@ class Dialer:
                 return await self._open(url, trust, variants, steps)
             except _UntrustedError as error:
                 host, first = error.host, refused.setdefault(error.host, error.error)
-                if trust is None or not mendable(error.error):
+                if not mendable(error.error):
                     raise HttpError(Trouble.TLS, tls_reason(error.error)) from None
                 if host not in others:
-                    others[host] = list(await trust.others(trust.first(host)))
+                    others[host] = list(await _given(trust).others(error.variant))
                 if not others[host]:
                     raise HttpError(Trouble.TLS, tls_reason(first)) from None
                 variants[host] = others[host].pop(0)
@@ -70,7 +72,10 @@ class Dialer:
     async def _open(
         self, url: Url, trust: Trust | None, variants: dict[str, int], steps: Steps
     ) -> Connection:
+        steps.reached(Step.CONNECT)
         proxy = self._proxy
+        if url.secure or (proxy is not None and proxy.secure):
+            await _given(trust).ready()  # before a server has to wait for it
         connection = await self._connect(proxy or url, steps, proxied=proxy is not None)
         try:
             if proxy is not None and proxy.secure:
@@ -86,7 +91,6 @@ class Dialer:
         return connection
 
     async def _connect(self, url: Url, steps: Steps, *, proxied: bool) -> Connection:
-        steps.reached(Step.CONNECT)
         try:
             addresses = await self._resolver.addresses(url.host, url.port, steps)
         except OSError as error:
@@ -116,8 +120,7 @@ class Dialer:
         variants: dict[str, int],
         steps: Steps,
     ) -> None:
-        if trust is None:
-            raise HttpError(Trouble.REFUSED, "there are no TLS settings")
+        trust = _given(trust)
         host = url.host.rstrip(".")
         variant = variants.get(host, trust.first(host))
         context = await trust.ready(variant)
@@ -125,13 +128,9 @@ class Dialer:
         try:
             await connection.secure(context, host)
         except ssl.SSLCertVerificationError as error:
-            raise _UntrustedError(host, error) from None
-        except OSError as error:
-            reason = tls_reason(error)
-            if reason:
-                raise HttpError(Trouble.TLS, reason) from None
-            detail = f"in the TLS handshake: {system_reason(error)}"
-            raise HttpError(Trouble.SILENT, detail, errno=number(error)) from None
+            raise _UntrustedError(host, variant, error) from None
+        except ssl.SSLError as error:
+            raise HttpError(Trouble.TLS, tls_reason(error) or "TLS: ended in the handshake") from None
         trust.worked(host, variant)
 
     async def _tunnel(self, connection: Connection, proxy: Url, url: Url) -> None:
@@ -143,6 +142,12 @@ class Dialer:
         if answer.status >= 300:
             detail = f"the proxy answered CONNECT with {answer.status}"
             raise HttpError(Trouble.TUNNEL, detail, status=answer.status)
+
+
+def _given(trust: Trust | None) -> Trust:
+    if trust is None:
+        raise HttpError(Trouble.REFUSED, "there are no TLS settings")
+    return trust
 
 
 def credentials(proxy: Url) -> dict[str, str]:

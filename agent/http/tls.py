@@ -16,7 +16,7 @@ import re
 import ssl
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
@@ -173,28 +173,12 @@ def ends(connection: ssl.SSLObject) -> float:
     return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()
 
 
-class _Session(ssl.SSLObject):
-    """The documented hook of ``SSLContext.sslobject_class``; asyncio drives it.
-
-    Attributes:
-        ended: the peer said, inside TLS, that nothing more comes.
-    """
-
-    ended = False
-
-    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002, ANN401  # as it is there
-        """See the base class. Nothing at all is what OpenSSL makes of the peer's closing alert."""
-        found = super().read(len, buffer)
-        self.ended = self.ended or not found
-        return found
-
-
 def _new() -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks chain and host name
     # T-KBS-60: nothing older is spoken, whatever the system's OpenSSL policy allows.
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["http/1.1"])
-    made.sslobject_class = _Session
+    made.options |= ssl.OP_NO_RENEGOTIATION  # a handshake in the middle of a request would need one of ours
     return made
 
 
@@ -268,7 +252,7 @@ def _trust_pins(made: ssl.SSLContext, pins: tuple[bytes, ...]) -> None:
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
 
-    class PinnedSession(_Session):
+    class PinnedSession(ssl.SSLObject):
         """Checks the pin at the end of the handshake."""
 
         def do_handshake(self) -> None:

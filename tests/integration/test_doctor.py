@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from agent.config.model import Kbs
+from agent.config.model import Kbs, KbsServer
 from agent.devkit.clock import FakeClock
 from agent.devkit.kbs import DevKbs
 from agent.devkit.pki import Authority
@@ -91,6 +91,15 @@ async def test_a_certificate_that_ends_soon(pinned: bool, days: int, verdict: st
     assert shown.verdict.value == verdict
     assert identity.cert.not_valid_after_utc.strftime("ends %Y-%m-%d") in shown.seen
     assert bool(shown.next_step) is (verdict == "warning")
+
+
+async def test_each_endpoint_is_checked_by_its_own_trust(tmp_path: Path) -> None:
+    one, two = Authority(), Authority()
+    async with DevKbs(tls=one.issue().context()) as first, DevKbs(tls=two.issue().context()) as second:
+        servers = (KbsServer(first.url, extra_roots=one.pem), KbsServer(second.url, extra_roots=two.pem))
+        looked_at = patient(tmp_path, kbs=Kbs(url=first.url, endpoints=servers))
+        found = [each async for each in network.broker(looked_at)]
+    assert [each.verdict.value for each in found if each.name == "TLS"] == ["good", "good"]
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:

@@ -284,3 +284,42 @@ async def test_a_proxy_that_is_down_is_named(client_of: Callable[..., KbsClient]
     error = await failure(client_of("http://broker.example", proxy=plain(server)))
     assert error.code is ErrorCode.KBS_UNREACHABLE
     assert "proxy" in error.detail
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_wants_credentials_says_what_to_do(
+    client_of: Callable[..., KbsClient], scheme: str
+) -> None:
+    async with proxy(reply(b"canary", "407 Proxy Authentication Required")) as there:
+        error = await failure(client_of(f"{scheme}://broker.example", proxy=plain(there)))
+    assert error.code is ErrorCode.KBS_UNREACHABLE
+    assert "kbs.proxy" in error.detail
+    assert "user:password@" in error.detail
+
+
+async def test_a_broker_that_answers_407_is_not_taken_for_a_proxy(
+    client_of: Callable[..., KbsClient],
+) -> None:
+    async with raw_server(reply(b"", "407 No")) as server:
+        assert "proxy" not in (await failure(client_of(plain(server)))).detail
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_two_cas_of_one_name(client_of: Callable[..., KbsClient], order: int) -> None:
+    cas = [pki.Authority(key_ids=False) for _ in range(2)]
+    roots = "\n".join(one.pem for one in cas[::order])
+    for signer in cas:
+        async with raw_server(reply(b"value"), tls=signer.issue().context()) as server:
+            client = client_of(secure(server), extra_roots=roots)
+            assert (await client.get(URI, TOKEN, soon()))[1] == b"value"
+            stranger = client_of(secure(server), extra_roots=pki.Authority(key_ids=False).pem)
+            assert (await failure(stranger)).code is ErrorCode.KBS_TLS_FAILED
+
+
+async def test_evidence_goes_out_once_on_a_balancers_408(client_of: Callable[..., KbsClient]) -> None:
+    late = reply(b"", "408 Request Time-out", "Connection: close\r\n")
+    async with raw_server(reply(b"{}", head=COOKIE), late, reply()) as server:
+        client = client_of(plain(server))
+        await client.auth(b"{}", soon())
+        await failure(client, call="attest")
+    assert len(server.heads) == 2

@@ -118,8 +118,9 @@ class Server:
     def _talk(self, peer: socket.socket, script: Callable[[Talk], None]) -> None:
         try:
             if self._tls is not None:
-                peer = self._tls.wrap_socket(peer, server_side=True)
+                peer = self._tls.wrap_socket(peer, server_side=True, do_handshake_on_connect=False)
                 self._peers.append(peer)
+                peer.do_handshake()
             with peer:
                 script(Talk(self, peer))
         except OSError:

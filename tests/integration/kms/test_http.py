@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from agent.config import limits
 from agent.config.model import Kms
 from agent.devkit.pki import Authority
 from agent.devkit.web import web
@@ -209,3 +210,60 @@ async def test_a_service_with_roots_and_a_client_certificate_of_its_own() -> Non
             with pytest.raises(AgentError) as caught:
                 await http.send("GET", url, {}, b"", soon(), trust=without)
             assert caught.value.code is ErrorCode.KMS_UNREACHABLE
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_service_whose_ca_has_the_name_of_a_configured_one(first: bool) -> None:
+    """``kms.cert`` and the roots of a secret, both without key identifiers: each signs, in any order."""
+    ours, theirs = Authority(key_ids=False), Authority(key_ids=False)
+    signer = ours if first else theirs
+
+    def answer(request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async with served(answer, signer.issue().context()) as url, client(url, ours.pem) as http:
+        trust = await http.trust(theirs.pem)
+        assert (await http.send("GET", url, {}, b"", soon(), trust=trust)).body == b"ok"
+    async with (
+        served(answer, Authority(key_ids=False).issue().context()) as url,
+        client(url, ours.pem) as http,
+    ):
+        with pytest.raises(AgentError) as caught:
+            await http.send("GET", url, {}, b"", soon(), trust=await http.trust(theirs.pem))
+        assert caught.value.code is ErrorCode.KMS_UNREACHABLE
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_two_configured_cas_of_one_name(order: int) -> None:
+    cas = [Authority(key_ids=False) for _ in range(2)]
+
+    def answer(request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    for signer in cas:
+        roots = "\n".join(one.pem for one in cas[::order])
+        async with served(answer, signer.issue().context()) as url, client(url, roots) as http:
+            assert (await http.send("GET", url, {}, b"", soon())).body == b"ok"
+
+
+async def test_no_more_exchanges_than_connections() -> None:
+    under_way, most = 0, 0
+
+    async def handle(request: web.Request) -> web.Response:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        return web.Response(text="ok")
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with client(url) as http:
+        await asyncio.gather(*(http.send("GET", url, {}, b"", soon()) for _ in range(60)))
+    await runner.cleanup()
+    assert most <= limits.KMS_CONNECTIONS

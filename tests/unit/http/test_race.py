@@ -140,11 +140,11 @@ async def test_of_two_that_answer_together_one_is_closed() -> None:
     await network.until(2)
     network.connects(SIX[0])
     network.connects(FOUR[0])
-    won = await task
+    won = cast("Socket", await task)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert [made.closed for made in network.sockets if made is not won] == [True]
-    assert not cast("Socket", won).closed
+    assert not won.closed
 
 
 async def test_when_all_fail_the_most_telling_error_is_raised() -> None:
