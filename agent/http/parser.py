@@ -181,6 +181,9 @@ class _Reader(ABC):
         chunked, length = self._framed(self._found.fields)
         if chunked and self._version == (1, 0):  # RFC 9112 6.1
             raise FramingError("HTTP/1.0 knows no chunks")
+        # T-HTTP-3: llhttp stops at PRI without a word, and its end would be waited for without end.
+        if length == 0 and not self.complete:
+            raise FramingError("this is not HTTP as it should be")
         self._left = None if chunked or length is None else length
         self._open_ended = length is None and not chunked
         self._accept(self._found.fields, length)
