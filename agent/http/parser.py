@@ -116,15 +116,13 @@ class _Reader(ABC):
 
     def clear(self) -> None:
         """Forget a complete message, so that the next one may come."""
-        if (
-            self._left is None
-        ):  # llhttp reads a Connection among the trailers too, and would take nothing more
+        if self._left is None:  # llhttp reads a trailer's Connection too, and would take nothing more
             self._parser = self._new_parser()
         self._raw = bytearray()
         self._found.clear()
         self._framing = self.received = self.held = 0
         self._left, self._tail = 0, b""
-        self._open_ended = self.complete = False
+        self.complete = False
 
     def _feed_head(self, data: bytes, at: int) -> int:
         raw, before = self._raw, len(self._raw)
@@ -165,6 +163,9 @@ class _Reader(ABC):
         chunked, length = self._framed(self._found.fields)
         if chunked and self._version == (1, 0):  # RFC 9112 6.1
             raise FramingError("HTTP/1.0 knows no chunks")
+        # T-HTTP-3: llhttp stops at PRI without a word, and its end would be waited for without end.
+        if length == 0 and not self.complete:
+            raise FramingError("this is not HTTP as it should be")
         self._left = None if chunked or length is None else length
         self._open_ended = length is None and not chunked
         self._accept(self._found.fields, length)
@@ -216,8 +217,8 @@ class _Reader(ABC):
     def _framed(self, headers: Mapping[str, Sequence[str]]) -> tuple[bool, int | None]:
         coding, length = headers.get("transfer-encoding"), headers.get("content-length")
         if coding is not None:
-            # T-HTTP-3: with another coding, or a length beside it, two readers may find two ends.
-            if length is not None or [text.lower() for text in coding] != ["chunked"]:
+            # T-HTTP-3: with another coding two readers may find two ends. A length beside it llhttp refuses.
+            if [text.lower() for text in coding] != ["chunked"]:
                 raise FramingError("the body is framed in a way that is not chunked")
             return True, None
         if length is None:

@@ -1,4 +1,4 @@
-"""Fuzzing the parsers of evidence: only the declared error may escape.
+"""Fuzzing the parsers of evidence, and the readers of HTTP: only the declared error may escape.
 
 ``python tests/fuzz/fuzz_evidence.py [--target NAME ...] [SECONDS] [-- options of atheris]``
 
@@ -138,7 +138,10 @@ def guided(atheris: Any, targets: Sequence[Target], options: list[str]) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    targets: tuple[Target, ...] = importlib.import_module("tests.fuzz.targets").TARGETS
+    targets: tuple[Target, ...] = (
+        *importlib.import_module("tests.fuzz.targets").TARGETS,
+        *importlib.import_module("tests.fuzz.http_targets").HTTP_TARGETS,
+    )
     border = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("seconds", nargs="?", type=float)

@@ -30,7 +30,7 @@ class Target:
 
     Attributes:
         name: for the command line.
-        module: below ``agent.tee.evidence``.
+        module: below the package.
         parse: a function of that module, or a function of the module that gives such a function.
         seeds: recordings by name, bytes, or functions that make them.
     """
@@ -39,12 +39,13 @@ class Target:
     module: str
     parse: str | Callable[[Any], Parse]
     seeds: tuple[Seed, ...] = ()
+    package: str = PACKAGE
 
     def load(self) -> Parse | None:
         """The parser; None when this release has no such module."""
-        if importlib.util.find_spec(f"{PACKAGE}.{self.module}") is None:
+        if importlib.util.find_spec(f"{self.package}.{self.module}") is None:
             return None
-        module = importlib.import_module(f"{PACKAGE}.{self.module}")
+        module = importlib.import_module(f"{self.package}.{self.module}")
         if callable(self.parse):
             return self.parse(module)
         parse: Parse = getattr(module, self.parse)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.framing import feeding, nginx, request_cases
+from tests.framing import feeding, nginx, recorded, request_cases
 from tests.framing.compare import changed, complaint
 
 if TYPE_CHECKING:
@@ -81,3 +81,10 @@ async def test_requests_changed_at_random(tmp_path: Path) -> None:
             if not apart(data):
                 assert complaint(ours, await other.requests(data), meant) is None, data
     assert taken > 500  # or there was little to compare
+
+
+async def test_requests_of_real_programs(tmp_path: Path) -> None:
+    async with nginx.running(tmp_path) as other:
+        for each in recorded.requests():
+            ours = feeding.requests([each.data])
+            assert complaint(ours, await other.requests(each.data), meant) is None, each

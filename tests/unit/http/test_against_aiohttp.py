@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.framing import aiohttp_readers, answer_cases, feeding, request_cases
+from tests.framing import aiohttp_readers, answer_cases, feeding, recorded, request_cases
 from tests.framing.compare import Seen, changed, complaint
 
 if TYPE_CHECKING:
@@ -57,6 +57,15 @@ def test_the_corpus(compare: Compare, loop: asyncio.AbstractEventLoop) -> None:
         if len(case.data) < feeding.BOUNDS.start  # bounds need not be to the byte the same
     }
     assert {name: each for name, each in found.items() if each} == {}
+
+
+def test_messages_of_real_programs(loop: asyncio.AbstractEventLoop) -> None:
+    for (ours, theirs, _, excused), found in (
+        (REQUESTS, recorded.requests()),
+        (ANSWERS, recorded.answers()),
+    ):
+        for each in found:
+            assert complaint(ours([each.data]), theirs(each.data, loop), excused) is None, each
 
 
 @BOTH

@@ -108,6 +108,11 @@ def test_what_follows_a_tunnel_is_left() -> None:
     assert reader.head.keep
 
 
+def test_an_answer_that_ends_with_its_connection_says_so() -> None:
+    (message,) = answers([b"HTTP/1.1 200 OK\r\n\r\nabc"]).messages
+    assert not message.keep
+
+
 def test_what_is_too_large_is_said_to_be() -> None:
     for data in (
         b"GET /" + b"x" * 9000,
@@ -188,6 +193,13 @@ def test_a_body_in_small_pieces_weighs_what_it_holds() -> None:
         tracemalloc.stop()
     assert reader.received == 65536
     assert weight < 2 * 65536
+
+
+def test_no_more_of_a_head_is_kept_than_its_bound_however_much_comes() -> None:
+    reader = RequestReader(BOUNDS)
+    with pytest.raises(TooLargeError):
+        reader.feed(b"GET / HTTP/1.1\r\nX: " + b"y" * 1_000_000)
+    assert len(reader._raw) <= BOUNDS.head + len(b"\r\n\r\n")
 
 
 def test_what_was_taken_is_no_longer_held() -> None:
