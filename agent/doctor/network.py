@@ -13,10 +13,10 @@ from agent.clock import Deadline
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError, ErrorCode
 from agent.http import tls
-from agent.http.dial import Dialer
-from agent.http.exchange import HttpError
-from agent.http.race import race
-from agent.http.reasons import system_reason
+from agent.http.client.dial import Dialer
+from agent.http.client.exchange import HttpError
+from agent.http.client.race import race
+from agent.http.client.reasons import system_reason
 from agent.http.resolver import Resolver
 from agent.http.url import Url
 from agent.kbs import handshake

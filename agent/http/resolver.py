@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from agent.config import limits
-from agent.http.exchange import UNWATCHED, Step
+from agent.http.client.exchange import UNWATCHED, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent.http.exchange import Steps
+    from agent.http.client.exchange import Steps
 
 
 class Address(msgspec.Struct, frozen=True):

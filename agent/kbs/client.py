@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
-from agent.http.exchange import REDIRECTS
+from agent.http.client.exchange import REDIRECTS
 from agent.kbs import choice
 from agent.kbs.choice import Credential, HeadRefusedError, pause_within
 from agent.kbs.credential import SessionRef

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from agent.errors import ErrorCode
-from agent.http.exchange import Step
+from agent.http.client.exchange import Step
 
 
 class Phase(enum.Enum):
@@ -50,7 +50,7 @@ _STEPS: Final = {
 
 
 class Progress(msgspec.Struct):
-    """One exchange under way; the HTTP client's :class:`agent.http.exchange.Steps`.
+    """One exchange under way; the HTTP client's :class:`agent.http.client.exchange.Steps`.
 
     Attributes:
         phase: what it waits for.
@@ -68,7 +68,7 @@ class Progress(msgspec.Struct):
         return self.phase in {Phase.ANSWER, Phase.BODY}
 
     def reached(self, step: Step, *, kept: bool = False) -> None:
-        """See :meth:`agent.http.exchange.Steps.reached`."""
+        """See :meth:`agent.http.client.exchange.Steps.reached`."""
         self.phase, self.reused = _STEPS[step], kept
         if step is Step.ANSWER:
             self.sent = asyncio.get_running_loop().time()

@@ -14,8 +14,8 @@ import msgspec
 
 from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
-from agent.http.client import Client
-from agent.http.exchange import REDIRECTS, HttpError, Repeat, Request, Response, Trouble, compressed
+from agent.http.client.client import Client
+from agent.http.client.exchange import REDIRECTS, HttpError, Repeat, Request, Response, Trouble, compressed
 from agent.http.messages import Bounds
 from agent.http.resolver import Resolver
 from agent.http.tls import Trust
@@ -126,7 +126,7 @@ class Transport:
         self._closed = False
 
     async def send(self, call: Call, progress: Progress) -> Answer:
-        """One answer; a repeatable call goes out again as :func:`agent.http.exchange.again` says.
+        """One answer; a repeatable call goes out again as :func:`agent.http.client.exchange.again` says.
 
         Redirects are answers. The caller bounds the time; only connecting has its own limit here.
 

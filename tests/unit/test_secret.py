@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.http.exchange import Request
+from agent.http.client.exchange import Request
 from agent.http.url import Url
 from agent.hub.image_packets import ServiceKey
 from agent.hub.kms import sigv4

@@ -13,8 +13,8 @@ import msgspec
 
 from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
-from agent.http.client import Client
-from agent.http.exchange import (
+from agent.http.client.client import Client
+from agent.http.client.exchange import (
     REDIRECTS,
     UNWATCHED,
     HttpError,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Deadline
     from agent.config.model import Kms
-    from agent.http.exchange import Steps
+    from agent.http.client.exchange import Steps
     from agent.http.messages import ResponseHead
     from agent.http.resolver import Address
     from agent.secret import Secret

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from agent.config import limits
-from agent.http.client import Client
-from agent.http.exchange import Repeat, Request
+from agent.http.client.client import Client
+from agent.http.client.exchange import Repeat, Request
 from agent.http.messages import Bounds
 from agent.http.url import Url
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
-    from agent.http.exchange import Step
+    from agent.http.client.exchange import Step
     from agent.http.messages import ResponseHead
     from agent.http.tls import Trust
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.http.connection import Connection
-from agent.http.exchange import HttpError, Repeat, Request, Trouble
+from agent.http.client.connection import Connection
+from agent.http.client.exchange import HttpError, Repeat, Request, Trouble
 from agent.http.url import Url
 from tests.integration.http.servers import (
     LATE,
@@ -30,7 +30,7 @@ from tests.integration.http.servers import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from agent.http.client import Client
+    from agent.http.client.client import Client
 
 pytestmark = pytest.mark.integration
 

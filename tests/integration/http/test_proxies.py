@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.devkit import pki
-from agent.http.exchange import HttpError, Repeat, Trouble
+from agent.http.client.exchange import HttpError, Repeat, Trouble
 from agent.http.tls import Trust
 from agent.http.url import Url
 from tests.integration.http.servers import OK, Seen, always, client, get, server
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator
 
-    from agent.http.client import Client
+    from agent.http.client.client import Client
 
 pytestmark = pytest.mark.integration
 

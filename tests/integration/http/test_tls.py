@@ -14,14 +14,14 @@ from agent.config import limits
 from agent.devkit import pki
 from agent.errors import AgentError, ErrorCode
 from agent.http import tls
-from agent.http.exchange import HttpError, Repeat, Trouble
+from agent.http.client.exchange import HttpError, Repeat, Trouble
 from tests.integration.http.servers import OK, Seen, Talk, always, answering, client, get, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agent.http.client import Client
+    from agent.http.client.client import Client
     from tests.integration.http.servers import Server
 
 pytestmark = pytest.mark.integration

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.config import limits
-from agent.http.exchange import Step
+from agent.http.client.exchange import Step
 from agent.http.resolver import Address, Resolver, literal
 
 if TYPE_CHECKING:

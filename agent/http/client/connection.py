@@ -8,11 +8,11 @@ import socket
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from agent.config import limits
-from agent.http.exchange import HttpError, Response, Trouble
-from agent.http.layer import Layer
+from agent.http.client.exchange import HttpError, Response, Trouble
+from agent.http.client.layer import Layer
+from agent.http.client.reasons import number, system_reason, tls_reason
 from agent.http.messages import FramingError
 from agent.http.parser import ResponseReader
-from agent.http.reasons import number, system_reason, tls_reason
 
 if TYPE_CHECKING:
     import ssl
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
         Args:
             head: with its empty line.
             body: what ``head`` announces.
-            wanted: see :class:`agent.http.exchange.Request`.
+            wanted: see :class:`agent.http.client.exchange.Request`.
             tunnel: the request is ``CONNECT``.
 
         Raises:

@@ -4,7 +4,7 @@ import pytest
 
 from agent.config import limits
 from agent.devkit.clock import FakeClock
-from agent.http.pool import Key, Pool
+from agent.http.client.pool import Key, Pool
 from agent.http.tls import Trust
 
 KEY = Key(("http", "kbs", 80), None)

@@ -9,7 +9,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.config import limits
-from agent.http.exchange import EXHAUSTED
+from agent.http.client.exchange import EXHAUSTED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

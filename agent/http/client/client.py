@@ -10,16 +10,16 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Final
 
-from agent.http.dial import Dialer, credentials
-from agent.http.exchange import UNWATCHED, HttpError, Step, Trouble, again
-from agent.http.pool import Key, Pool
+from agent.http.client.dial import Dialer, credentials
+from agent.http.client.exchange import UNWATCHED, HttpError, Step, Trouble, again
+from agent.http.client.pool import Key, Pool
 from agent.http.resolver import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agent.http.connection import Connection
-    from agent.http.exchange import Request, Response, Steps
+    from agent.http.client.connection import Connection
+    from agent.http.client.exchange import Request, Response, Steps
     from agent.http.messages import Bounds
     from agent.http.url import Url
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.http.exchange import Repeat, Trouble, again
+from agent.http.client.exchange import Repeat, Trouble, again
 
 K, N = True, False
 """A connection that was kept, or a new one."""

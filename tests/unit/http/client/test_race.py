@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import limits
-from agent.http.race import interleaved, race, telling
+from agent.http.client.race import interleaved, race, telling
 from agent.http.resolver import Address
 from tests.unit.kbs import PROPERTY
 

@@ -7,14 +7,14 @@ import base64
 import ssl
 from typing import TYPE_CHECKING
 
-from agent.http.connection import Connection
-from agent.http.exchange import UNWATCHED, HttpError, Step, Trouble
-from agent.http.race import race
-from agent.http.reasons import number, system_reason, tls_reason
+from agent.http.client.connection import Connection
+from agent.http.client.exchange import UNWATCHED, HttpError, Step, Trouble
+from agent.http.client.race import race
+from agent.http.client.reasons import number, system_reason, tls_reason
 from agent.http.tls import mendable
 
 if TYPE_CHECKING:
-    from agent.http.exchange import Steps
+    from agent.http.client.exchange import Steps
     from agent.http.messages import Bounds, ResponseHead
     from agent.http.resolver import Resolver
     from agent.http.tls import Trust
