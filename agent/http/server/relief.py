@@ -39,7 +39,7 @@ class Relief:
         """Only so many are left, or fewer bytes are held."""
         rush = self._most >= limits.RELIEF_CONNECTIONS or self._budget.peak >= limits.RELIEF_BYTES
         calm = connections <= self._most // 4 and self._budget.used <= self._budget.peak // 4
-        # T-HTTP-22: what an attack made us use is not kept until the guest is restarted.
+        # T-HTTP-21: what an attack made us use is not kept until the guest is restarted.
         if rush and calm and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
                 limits.RELIEF_PAUSE, self._relieve, connections
