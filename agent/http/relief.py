@@ -43,7 +43,7 @@ class Relief:
 
     def _relieve(self) -> None:
         """About 30 ms in which nothing else runs."""
-        # T-HTTP-22: what an attack made us use is not kept until the guest is restarted.
+        # T-HTTP-21: what an attack made us use is not kept until the guest is restarted.
         self._timer = None
         gc.collect()
         # Those kept now were made during the rush, one here and one there, and each holds 1 MiB of Python's.

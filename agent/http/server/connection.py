@@ -179,8 +179,7 @@ class Connection(State, asyncio.BufferedProtocol):
         try:
             self._at += self._reader.feed(self._inbox[self._at :] if self._at else self._inbox)
         except FramingError as error:
-            # T-HTTP-21: what follows a message that is not understood is looked at by nobody.
-            self._inbox, self._at = b"", 0
+            self._inbox, self._at = b"", 0  # what follows is looked at by nobody
             if self._body.wanted:
                 self._fail_body(Refusal.BODY_NOT_FRAMED)
             elif self._phase is Phase.DRAIN:

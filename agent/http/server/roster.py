@@ -91,7 +91,7 @@ class Roster(Generic[C]):
 
     def surplus(self, now: float) -> C | None:
         """Who goes because too many wait for a request, or for the rest of one."""
-        # T-HTTP-23: a program writes its request at once. Thousands that do not only fill the memory.
+        # T-HTTP-22: a program writes its request at once. Thousands that do not only fill the memory.
         for kind in (self._headless, self._bodies):
             if len(kind) > self._waiting:
                 return self._first(kind, now)

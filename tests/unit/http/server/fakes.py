@@ -121,7 +121,7 @@ class Application:
         return self.how(head, body)
 
     def refuse(self, refusal: Refusal) -> Answer:
-        return Answer(400, refusal.name.encode(), close=True)
+        return Answer(400, refusal.name.encode())
 
     def broken(self, error: Exception) -> Answer:
         return Answer(500, type(error).__name__.encode())

@@ -50,6 +50,12 @@ async def test_an_answer_that_is_there_is_written_without_a_task() -> None:
     assert not transport.is_closing()
 
 
+async def test_the_kernel_is_told_to_keep_little() -> None:
+    # T-HTTP-19
+    _, transport = House().connect()
+    assert transport.options == [(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.HTTP_SEND_BUFFER)]
+
+
 async def test_requests_in_pieces_and_in_one_piece() -> None:
     house = House()
     connection, transport = house.connect()
@@ -248,7 +254,7 @@ async def test_a_body_has_a_least_rate() -> None:
     ],
 )
 async def test_a_body_that_will_not_do_is_refused(head: bytes, rest: bytes, refusal: bytes) -> None:
-    # T-REST-21, T-HTTP-21
+    # T-REST-21
     house = House()
     house.application.how = read_it
     connection, transport = house.connect()
@@ -307,7 +313,7 @@ async def test_an_unwanted_body_that_does_not_come_ends_the_connection() -> None
 
 
 async def test_behind_what_is_not_http_nothing_is_looked_at() -> None:
-    # T-HTTP-21, T-HTTP-16
+    # T-HTTP-16
     house = House()
     connection, transport = house.connect()
     house.send(connection, b"\x00nonsense\r\n\r\n" + get())
@@ -318,6 +324,17 @@ async def test_behind_what_is_not_http_nothing_is_looked_at() -> None:
     assert house.application.heads == []
     connection.expire(house.time + TIMES.linger)
     assert transport.is_closing()
+
+
+async def test_behind_a_body_that_is_not_framed_nothing_is_looked_at() -> None:
+    house = House()
+    connection, transport = house.connect()
+    bad = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
+    house.send(connection, bad + get())
+    house.send(connection, get())
+    assert bodies(transport) == [b"NOT_HTTP"]
+    assert transport.ended
+    assert house.application.heads == []
 
 
 async def test_close_is_heard_and_said() -> None:
@@ -428,7 +445,7 @@ async def test_when_all_places_are_taken_the_oldest_goes_or_the_newcomer() -> No
 
 
 async def test_few_connections_may_wait_for_their_client() -> None:
-    # T-HTTP-23
+    # T-HTTP-22
     house = House(most=10 * limits.HTTP_WAITING)
     first = [house.connect()[1] for _ in range(limits.HTTP_WAITING)]
     house.time += 1

@@ -56,7 +56,7 @@ def test_requests_under_way_stay_and_those_that_wait_for_their_client_do_not() -
 
 
 def test_few_may_wait_for_their_client() -> None:
-    # T-HTTP-23
+    # T-HTTP-22
     roster: Roster[Seat] = Roster(1, 2)
     seats = [Seat(n) for n in range(6)]
     for seat in seats[:3]:
