@@ -76,7 +76,7 @@ class Client:
         try:
             response = await self._once(request, key, connection, head, steps)
         except HttpError as error:
-            if self._closed or not again(request.repeat, error.trouble, kept=connection is not None):
+            if not again(request.repeat, error.trouble, kept=connection is not None):
                 raise
         else:
             if not again(request.repeat, response.status, kept=connection is not None):

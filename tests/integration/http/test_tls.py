@@ -79,7 +79,7 @@ async def test_a_name_in_the_system_store_does_not_hide_a_configured_ca(
     paths = ssl.get_default_verify_paths()._replace(openssl_cafile=str(bundle), openssl_capath="/nonexistent")
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
     trust = tls.Trust(ours.pem)
-    for signer in (system, ours):
+    for signer in (system, ours, system):
         with server(always(), tls=signer.issue().context()) as there:
             await good(http, there, trust)
     with server(always(), tls=authority().issue().context()) as there:
