@@ -6,8 +6,8 @@ import asyncio
 import gc
 from typing import TYPE_CHECKING, Final
 
+from agent import hardening
 from agent.config import limits
-from agent.hardening import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ class Relief:
         self._early.clear()
         scattered.clear()
         self._early = self._iterators()
-        give_back()
+        hardening.give_back()
 
     @staticmethod
     def _iterators() -> list[Iterator[None]]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from agent import hardening
 from agent.config import limits
 from agent.config.model import Features, Gateway
 from agent.http.budget import Budget
-from agent.http.server import relief
 from agent.roles import Fetched, Freshness
 from agent.secret import Secret
 from agent.serve.rest import listen
@@ -80,16 +80,16 @@ async def serving(
     if size:
         gate.front.kept = lambda _: Fetched(Secret(bytes(size)), Freshness.HIT)
     account = Budget(budget, 0)
-    listener = bind_tcp("127.0.0.1:0")
+    listeners = bind_tcp("127.0.0.1:0")
     running = await serve(
         gate.app,
-        listener,
+        *listeners,
         budget=account,
         metrics=gate.metrics,
         times=replace(TIMES, **{"pace": 0.01, "place": 0.0, **times}),
     )
     try:
-        yield House(gate, listener.getsockname()[1], account)
+        yield House(gate, listeners[0].getsockname()[1], account)
     finally:
         await running.cleanup()
 
@@ -266,7 +266,7 @@ async def test_new_connections_are_taken_a_few_in_a_turn(monkeypatch: pytest.Mon
     # T-HTTP-18. All connect while the loop stands: the kernel's queue stays long.
     monkeypatch.setattr(limits, "HTTP_ACCEPTS", 4)
     gate = Gate()
-    listener = bind_tcp("127.0.0.1:0")
+    (listener,) = bind_tcp("127.0.0.2:0")  # it has no twin
     running = await serve(gate.app, listener)
     held = [socket.create_connection(listener.getsockname(), 20) for _ in range(30)]
     counts = [0]
@@ -370,8 +370,8 @@ async def test_several_sockets_share_everything(tmp_path: Path, monkeypatch: pyt
     gate.roles.hold = asyncio.Event()
     path = tmp_path / "rest.sock"
     tcp = bind_tcp("127.0.0.1:0")
-    running = await serve(gate.app, tcp, listen_unix(f"unix://{path}"))
-    first, one = await asyncio.open_connection("127.0.0.1", tcp.getsockname()[1])
+    running = await serve(gate.app, *tcp, listen_unix(f"unix://{path}"))
+    first, one = await asyncio.open_connection("127.0.0.1", tcp[0].getsockname()[1])
     second, two = await asyncio.open_unix_connection(path)
     async with asyncio.timeout(20):
         one.write(RESOURCE)
@@ -390,13 +390,13 @@ async def test_memory_goes_back_after_a_rush(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(limits, "RELIEF_CONNECTIONS", 20)
     monkeypatch.setattr(limits, "RELIEF_PAUSE", 0.01)
     given = asyncio.Event()
-    before = relief.Relief._give_back
+    before = hardening.give_back
 
-    def give_back(self: relief.Relief) -> None:
-        before(self)
+    def give_back() -> None:
+        before()
         given.set()
 
-    monkeypatch.setattr(relief.Relief, "_give_back", give_back)
+    monkeypatch.setattr(hardening, "give_back", give_back)
     async with serving() as house:
         for _, writer in [await house.open() for _ in range(19)]:
             writer.close()

@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from agent import hardening
 from agent.config import limits
-from agent.http import relief
 from agent.http.budget import Budget
 from agent.http.relief import Relief
 
@@ -17,7 +17,7 @@ class Given:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.times = 0
-        monkeypatch.setattr(relief, "give_back", self._give_back)
+        monkeypatch.setattr(hardening, "give_back", self._give_back)
         monkeypatch.setattr(limits, "RELIEF_PAUSE", 0.0)
 
     def _give_back(self) -> None:

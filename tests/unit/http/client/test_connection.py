@@ -10,8 +10,8 @@ import pytest
 
 from agent.devkit import pki
 from agent.http import tls
-from agent.http.connection import Connection
-from agent.http.exchange import HttpError, Response, Trouble
+from agent.http.client.connection import Connection
+from agent.http.client.exchange import HttpError, Response, Trouble
 from agent.http.messages import Bounds
 
 if TYPE_CHECKING:
