@@ -26,9 +26,8 @@ def harden() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if hasattr(libc, "mallopt"):  # of glibc
-        libc.mallopt(
-            _M_ARENA_MAX, 1
-        )  # each of grpcio's threads would have a heap, with free memory of its own
+        # Each of grpcio's threads would have a heap, with free memory of its own.
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back() -> None:

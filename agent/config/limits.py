@@ -8,8 +8,9 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 # --- what callers make this process hold ------------------------------------------------------------
-BUDGET: Final = 40 * MIB
-"""Unfinished requests and unread answers of all connections together: two of the largest answers."""
+BUDGET: Final = 32 * MIB
+"""Unfinished requests and unread answers of all connections together: the largest answer, and half as much
+again for everybody else."""
 
 BUDGET_RESERVE: Final = 8 * MIB
 """Part of it for kata-agent's sockets, health and metrics: two of the largest ttrpc messages."""
@@ -59,11 +60,19 @@ REST_MAX_BODY: Final = 64 * KIB
 REST_MAX_TARGET: Final = 8 * KIB
 """Path and query. Runtime data in a query is at most a few hundred bytes."""
 
-REST_MAX_WAITING: Final = 2048
-"""Requests under way in the REST API; more than this is an attack or a bug, not a pod."""
+REST_MAX_WAITING: Final = 256
+"""Requests under way in the REST API; more than this is an attack or a bug, not a pod. Each takes 24 KiB of
+small objects, and what thousands of them leave behind does not all go back to the guest."""
 
-REST_SHARE: Final = 0.5
-"""Share of them for one user on a unix socket, and for one resource name: half is left for everybody else."""
+REST_NAMES: Final = 0.5
+"""Share of the request slots for different resource names: each is work of its own, others join it."""
+
+REST_SLOT: Final = 2.0
+"""Seconds a request keeps its slot when all are taken and another comes; brokers answer much sooner."""
+
+REST_SHARE: Final = 0.75
+"""Share of the request slots that one user, or one resource name, may take: a pod whose programs start
+together asks for one name many times."""
 
 MAX_RUNTIME_DATA: Final = 4 * KIB
 """Runtime data for evidence: TEEs take 64 bytes, `sample` takes any length upstream."""
@@ -104,8 +113,8 @@ HTTP_PER_TURN: Final = 16
 HTTP_ACCEPTS: Final = 64
 """New connections that are taken before requests get their turn: about 6 ms."""
 
-REST_SPARE_CONNECTIONS: Final = 64
-"""Connections above REST_MAX_WAITING, so that the 429 can be said and health answers."""
+REST_SPARE_CONNECTIONS: Final = 512
+"""Connections above REST_MAX_WAITING: idle ones, those the 429 is said on, and health."""
 
 REST_BACKLOG: Final = 512
 """Connections the kernel holds for us; a pod's containers start at once."""
@@ -199,7 +208,7 @@ KBS_SLOW: Final = 22
 wait, so that a crowd of unknown names moves on by eight a second."""
 
 KBS_SLOW_NAMES: Final = 4096
-"""Names that are remembered as slow: twice the requests that can wait (REST_MAX_WAITING)."""
+"""Names that are remembered as slow, in 32 KiB: far more than can wait (REST_MAX_WAITING)."""
 
 KBS_MAX_HEADERS: Final = 64
 """Head lines of one answer; Trustee sends five, proxies add a dozen."""

@@ -7,6 +7,7 @@ in; :mod:`agent.kbs.slots` waits and cancels.
 from __future__ import annotations
 
 import math
+from array import array
 from collections import OrderedDict
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from agent.config import limits
 
 Name = bytes
-"""A digest: names of resources are not kept."""
+"""SHA-256 of a resource's name: names are not kept."""
 
 
 class Ticket(msgspec.Struct, eq=False):
@@ -55,6 +56,34 @@ class _Queue:
         self._waiting.pop(ticket, None)
 
 
+class _Names:
+    """Names in a table of fixed size, each at the place that its digest says; a later one takes it over.
+
+    An object for each name would stand, after a rush of them, in memory that could not be given back.
+    """
+
+    def __init__(self) -> None:
+        # T-KBS-105: made-up names must not fill the memory.
+        self._marks = array("Q", bytes(8 * limits.KBS_SLOW_NAMES))
+
+    def __contains__(self, name: Name) -> bool:
+        place, mark = self._of(name)
+        return self._marks[place] == mark
+
+    def add(self, name: Name) -> None:
+        place, mark = self._of(name)
+        self._marks[place] = mark
+
+    def discard(self, name: Name) -> None:
+        place, mark = self._of(name)
+        if self._marks[place] == mark:
+            self._marks[place] = 0
+
+    def _of(self, name: Name) -> tuple[int, int]:
+        mark = int.from_bytes(name[:8], "big") or 1  # 0 is a place that is free
+        return mark % len(self._marks), mark
+
+
 class Lanes:
     """The places of one endpoint, and the names that were slow there lately."""
 
@@ -62,7 +91,7 @@ class Lanes:
         self._handshakes, self._fresh, self._slow = _Queue(), _Queue(), _Queue()
         self._shaking: set[Ticket] = set()
         self._fetching: OrderedDict[Ticket, None] = OrderedDict()
-        self._known: OrderedDict[Name, None] = OrderedDict()
+        self._known = _Names()
         self._slow_next = False
 
     @property
@@ -101,9 +130,9 @@ class Lanes:
         if ticket.name is None:
             return
         if ticket.leaving or now - ticket.began >= limits.KBS_SLOW_AFTER:
-            self._learn(ticket.name)
+            self._known.add(ticket.name)
         elif ended:
-            self._known.pop(ticket.name, None)
+            self._known.discard(ticket.name)
 
     def settle(self, now: float) -> tuple[list[Ticket], list[Ticket]]:
         """Give away what is free.
@@ -162,10 +191,3 @@ class Lanes:
 
     def _slow_ones(self) -> int:
         return sum(one.slow for one in self._fetching)
-
-    def _learn(self, name: Name) -> None:
-        self._known[name] = None
-        self._known.move_to_end(name)
-        # T-KBS-105: made-up names must not fill the memory.
-        if len(self._known) > limits.KBS_SLOW_NAMES:
-            self._known.popitem(last=False)

@@ -208,6 +208,7 @@ async def test_connections_without_a_request_shut_nobody_out(
 async def test_requests_under_way_shut_nobody_out_of_health(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "_most_connections", lambda: 12)
     monkeypatch.setattr(limits, "REST_SPARE_CONNECTIONS", 4)
+    monkeypatch.setattr(limits, "REST_NAMES", 1.0)
     async with serving() as house:
         house.gate.roles.hold = asyncio.Event()
         slow = [b"GET /cdh/resource/a/b/%d HTTP/1.1\r\n" % n + HOST + b"\r\n" for n in range(30)]
@@ -219,6 +220,25 @@ async def test_requests_under_way_shut_nobody_out_of_health(monkeypatch: pytest.
         assert (await held[0][0].readline()).startswith(b"HTTP/1.1 200 ")
         for _, writer in held:
             writer.close()
+
+
+async def test_a_newcomer_gets_the_slot_of_who_waited_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REST_MAX_WAITING", 4)
+    monkeypatch.setattr(limits, "REST_NAMES", 1.0)
+    monkeypatch.setattr(limits, "REST_SLOT", 0.05)
+    async with serving() as house:  # T-REST-25
+        house.gate.roles.hold = asyncio.Event()
+        raw = [b"GET /cdh/resource/a/b/%d HTTP/1.1\r\n" % n + HOST + b"\r\n" for n in range(5)]
+        held = [await house.open(one) for one in raw[:4]]
+        await until(lambda: len(house.gate.roles.asked) == 4)
+        await asyncio.sleep(0.06)
+        newcomer, writer = await house.open(raw[4])
+        assert (await held[0][0].readline()).startswith(b"HTTP/1.1 429 ")
+        house.gate.roles.hold.set()
+        assert (await newcomer.readline()).startswith(b"HTTP/1.1 200 ")
+        assert (await held[1][0].readline()).startswith(b"HTTP/1.1 200 ")
+        for _, one in (*held, (newcomer, writer)):
+            one.close()
 
 
 async def test_unfinished_bodies_stay_within_the_account() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -16,7 +18,7 @@ from agent.serve.rest import answers, guard, query, routes
 from agent.serve.rest.answers import RestError
 from agent.serve.rest.headers import no_cache, preferred_wait, wants_json
 from agent.serve.rest.routes import Operation
-from agent.serve.rest.shares import Shares, share_key
+from agent.serve.rest.shares import Bounds, Shares, share_key
 from agent.serve.rest.target import parse_target
 from agent.serve.rest.turn import Turn
 
@@ -120,7 +122,9 @@ class App:
 
     def allow(self, slots: int) -> None:
         """Let so many requests wait for a role at a time, instead of ``limits.REST_MAX_WAITING``."""
-        self._shares = Shares(slots, max(1, int(slots * limits.REST_SHARE)))
+        share = max(1, int(slots * limits.REST_SHARE))
+        bounds = Bounds(slots, share, max(1, int(slots * limits.REST_NAMES)))
+        self._shares = Shares(bounds, time.monotonic)
 
     def begin(self, incoming: Incoming) -> Answer | Coroutine[Any, Any, Answer]:
         """Guard and route one request, and answer it unless a role has to be waited for.
@@ -180,10 +184,20 @@ class App:
         operation = work.match.route.operation
         name = work.match.rest if operation is Operation.RESOURCE else None
         try:
-            with self._shares.slot(share_key(work.incoming.peer), name):
-                answer = await self._operations[operation](work)
+            async with asyncio.timeout(None) as turn:
+
+                def make_room() -> None:
+                    turn.reschedule(0.0)
+
+                with self._shares.slot(share_key(work.incoming.peer), name, make_room):
+                    answer = await self._operations[operation](work)
         except AgentError as error:
             return self._failed(work.call, work.incoming, error)
+        except TimeoutError:
+            if not turn.expired():
+                raise
+            crowded = RestError(ErrorCode.TOO_MANY_REQUESTS, "it waited longest, and others want its slot")
+            return self._failed(work.call, work.incoming, crowded)
         return _finish(answer, work.call)
 
     def _note(self, call: Call, error: AgentError) -> None:
