@@ -31,7 +31,7 @@ REST_TURN: Final = 1 * MIB
 HTTP_SEND_BUFFER: Final = 64 * KIB
 """Bytes the kernel keeps for one connection's answers; it takes twice that for its own records too."""
 
-HTTP_WAITING: Final = 256
+HTTP_WAITING: Final = 128
 """Connections that wait for their client's first request, and as many for the rest of one. Each takes 3 to 9
 KiB of small objects, and what thousands of them leave behind does not all go back to the guest."""
 
@@ -64,7 +64,7 @@ REST_MAX_WAITING: Final = 256
 """Requests under way in the REST API; more than this is an attack or a bug, not a pod. Each takes 24 KiB of
 small objects, and what thousands of them leave behind does not all go back to the guest."""
 
-REST_NAMES: Final = 0.5
+REST_NAMES: Final = 0.25
 """Share of the request slots for different resource names: each is work of its own, others join it."""
 
 REST_SLOT: Final = 2.0
@@ -113,7 +113,7 @@ HTTP_PER_TURN: Final = 16
 HTTP_ACCEPTS: Final = 64
 """New connections that are taken before requests get their turn: about 6 ms."""
 
-REST_SPARE_CONNECTIONS: Final = 512
+REST_SPARE_CONNECTIONS: Final = 128
 """Connections above REST_MAX_WAITING: idle ones, those the 429 is said on, and health."""
 
 REST_BACKLOG: Final = 512

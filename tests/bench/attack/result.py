@@ -87,7 +87,7 @@ class Result:
 
     @property
     def after_ratio(self) -> float:
-        """RSS, or PSS where that is worse, after the attack over before."""
+        """RSS after the attack over before."""
         return ratio(self.after, self.before) if self.after is not None else float("inf")
 
     def broken(self) -> list[str]:
@@ -111,5 +111,5 @@ class Result:
 
 
 def ratio(after: Memory, before: Memory) -> float:
-    """The larger ratio of RSS and PSS."""
-    return max(after.rss / before.rss, after.pss / before.pss if before.pss else 0.0)
+    """How many times its resident memory a program has kept."""
+    return after.rss / before.rss

@@ -31,6 +31,10 @@ SAMPLE_S: Final = 0.05
 PSS_EVERY: Final = 10
 """Samples of RSS for one of PSS, which costs the kernel a walk through all pages."""
 
+FEW: Final = 32
+WARM_S: Final = 1.0
+"""Connections, and their seconds, before memory is measured."""
+
 LEAVE_S: Final = 15.0
 """Seconds in which memory has to come back."""
 
@@ -96,8 +100,27 @@ async def measure(run: Bench, attack: Attack) -> Result:
             await rest.get(f"{running.rest}/cdh/resource/{path}")
         prober = await _helper(stack, run, "prober", running.rest, running.hub)
         where = running.hub if attack.ttrpc else running.rest.removeprefix("http://")
+        few = await _helper(stack, run, "attacker", attack.name, str(FEW), where)
         attacker = await _helper(stack, run, "attacker", attack.name, str(attack.count), where)
+        await _warm_up(run, attack, few)
         return await _Scene(run, attack, running, group, prober, attacker).play()
+
+
+async def _warm_up(run: Bench, attack: Attack, few: Child) -> None:
+    """The same by a few, so that what a program makes at first use, and keeps, is there before.
+
+    Made in the middle of a crowd it would stand alone in memory that could not be given back.
+    """
+    if attack.silent:
+        await run.kbs.ask("silence")
+    try:
+        await asyncio.wait_for(few.ask("go"), DOWN_S)
+        await asyncio.sleep(WARM_S)
+        await asyncio.wait_for(few.ask("leave"), DOWN_S)
+        await asyncio.sleep(2 * WARM_S)  # the agent gives back what these made it use
+    finally:
+        if attack.silent:
+            await run.kbs.ask("speak")
 
 
 async def _helper(stack: AsyncExitStack, run: Bench, name: str, *arguments: str) -> Child:
