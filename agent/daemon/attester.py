@@ -74,6 +74,8 @@ class AttesterPart:
             refresh_while_used=settings.refresh_while_used,
             retry_for=settings.kbs.retry_for,
             trouble=client.trouble,
+            outage=client.outage,
+            pauses=client.pauses,
         )
         self._stops.add(session.close)
         self._shared.metrics.watch_token(session.seconds_left)
