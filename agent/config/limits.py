@@ -416,9 +416,9 @@ RETRY_JOINED: Final = 0.5
 RETRY_CUTS: Final = 3
 """Pauses of one request that others may cut short: enough for a network that comes up in pieces."""
 
-OUTAGE_PATIENCE: Final = 4.0
-"""As RETRY_FOR, for a broker that answered before and cannot be reached now: what upstream waits
-(docs/adr/0006)."""
+OUTAGE_SHARE: Final = 0.4
+"""Share of ``kbs.retry_for`` for a broker that answered before and cannot be reached now: 4 s by default, as
+upstream waits (docs/adr/0006)."""
 
 OUTAGE_KNOWN: Final = 10.0
 """Seconds after a request used up its patience in which the next ones get one try each: the rest of a

@@ -78,6 +78,7 @@ class Progress(msgspec.Struct):
         latest: the latest deadline of its callers so far.
         phase: what it is doing.
         failures: handshakes that failed so far.
+        unheard: those of them that failed before a caller waited that is not in the background.
         last: how the latest of them ended.
         pause: between handshakes.
         patience: how long they are begun again; None before the first.
@@ -88,6 +89,7 @@ class Progress(msgspec.Struct):
     latest: Deadline
     phase: Phase = Phase.KEY
     failures: int = 0
+    unheard: int = 0
     last: AgentError | None = None
     pause: Pause = msgspec.field(default_factory=Pause)
     patience: Patience | None = None
@@ -107,6 +109,7 @@ class Progress(msgspec.Struct):
         if not background():
             if self.patience is not None and not self.waited_for:
                 self.patience.restart()
+                self.unheard = self.failures
             self.waited_for = True
 
     def failed(self, error: AgentError) -> None:

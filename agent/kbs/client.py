@@ -116,6 +116,7 @@ class KbsClient:
         self._endpoints = Endpoints(settings, clock, chance, resolver, skew, shown=metrics.certificate)
         # Shared with the session that attests through this client.
         self.trouble = Trouble()
+        self._unheard = Trouble()  # of work that nobody waits for: callers do not inherit its long pauses
         self.outage = Outage(clock, settings.retry_for)
         self.pauses = Pauses(clock, sleep, chance)
 
@@ -190,6 +191,7 @@ class KbsClient:
             return await self._fetch(turn, uri, token)
 
         patience, pauses = self.outage.begin("resource"), Pause()
+        trouble = self._unheard if background() else self.trouble
         failed = 0
         heard: AgentError | None = None
         while True:
@@ -202,7 +204,7 @@ class KbsClient:
                 cut = heard is not None and given < limits.BREAKER_PATIENCE and deadline.remaining() <= 0
                 heard = heard if cut and heard is not None else error
                 left = min(patience.left(heard), deadline.remaining())
-                pause = pause_within(self.trouble.failed(failed), heard, self._chance, left)
+                pause = pause_within(trouble.failed(failed), heard, self._chance, left)
                 if pause is None:
                     if not background():
                         patience.gave_up("resource", heard, own=deadline.remaining() > 0)
@@ -311,6 +313,7 @@ class KbsClient:
             result = "ok"
             endpoint.breaker.succeeded()
             self.trouble.eased()
+            self._unheard.eased()
             self._answered(request.call.endpoint)
             return answer
         finally:

@@ -130,7 +130,7 @@ class Patience(msgspec.Struct, eq=False):
         """Seconds left for another try after ``error``, 0 or less for none.
 
         In a known outage there is one try, unless the broker has answered meanwhile. A broker that answered
-        before and cannot be reached now gets ``limits.OUTAGE_PATIENCE``: while a guest boots, nothing has
+        before and cannot be reached now gets ``limits.OUTAGE_SHARE`` of it: while a guest boots, nothing has
         answered yet, and its network or its broker may need the whole time.
         """
         if self.known is not None and self.outage.stands(self.known):
@@ -161,4 +161,4 @@ class Patience(msgspec.Struct, eq=False):
     def _whole(self, error: AgentError) -> float:
         again = self.outage.retry_for
         lost = error.code is ErrorCode.KBS_UNREACHABLE and self.outage.answered_ever
-        return min(again, limits.OUTAGE_PATIENCE) if lost else again
+        return again * limits.OUTAGE_SHARE if lost else again

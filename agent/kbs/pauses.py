@@ -49,6 +49,7 @@ class Pause(msgspec.Struct, eq=False):
 
     def move(self, at: float) -> None:
         """End it at ``at`` on the boot clock, if that is sooner and the broker does not mind."""
+        # T-KBS-113: neither callers nor other answers overrule ``Retry-After``.
         at = max(at, self.earliest)
         if at < self.until:
             self.until = at

@@ -101,6 +101,9 @@ class Session:
         self._clock = clock
         self._while_used = refresh_while_used
         self._trouble = trouble or Trouble()
+        self._unheard = (
+            Trouble()
+        )  # of flights that nobody waits for: callers do not inherit their long pauses
         self._outage = outage or Outage(clock, retry_for)
         self._pauses = pauses or Pauses(clock, sleep, chance)
         self._chance = chance
@@ -244,7 +247,9 @@ class Session:
         """Seconds until the next handshake; None when there is none, which others may learn from."""
         theirs = progress.latest.remaining()
         left = min(patience.left(error), theirs, deadline.remaining())
-        pause = pause_within(self._trouble.failed(progress.failures), error, self._chance, left)
+        trouble = self._trouble if progress.waited_for else self._unheard
+        failed = trouble.failed(progress.failures - progress.unheard)
+        pause = pause_within(failed, error, self._chance, left)
         if pause is None and progress.waited_for:
             patience.gave_up(progress.step, error, own=theirs > 0)
         return pause
@@ -255,6 +260,7 @@ class Session:
             token.jwt.wipe()
             raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")
         self._drop()
+        self._unheard = Trouble()
         wipe_when_dropped(token)
         self._held = held = Held.since(token, self._clock.boot(), self._chance())
         self._plan_refresh(held.refresh_from)

@@ -497,6 +497,24 @@ async def test_a_caller_that_joins_the_background_has_its_whole_patience() -> No
     assert 5.0 < world.clock.boot() - began <= limits.RETRY_FOR
 
 
+async def test_a_caller_does_not_inherit_the_long_pauses_of_the_background(world: World) -> None:
+    for _ in range(limits.RETRY_REMEMBERED):
+        world.session._unheard.failed(1)  # what happened before
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 3
+    world.chance = 1.0
+    world.awake.clear()
+    context = contextvars.copy_context()
+    context.run(work_in_background)
+    fetch = asyncio.get_running_loop().create_task(world.session.token(soon(world, 50.0)), context=context)
+    await settle()
+    caller = asyncio.ensure_future(world.session.token(soon(world, 50.0)))
+    await settle()
+    world.awake.set()
+    await asyncio.gather(fetch, caller)
+    first = limits.RETRY_FIRST_PAUSE
+    assert world.pauses == pytest.approx([limits.RETRY_LONGEST_PAUSE, limits.RETRY_JOINED, first, 2 * first])
+
+
 async def test_a_new_caller_does_not_sleep_through_the_end_of_an_outage(world: World) -> None:
     for _ in range(3):
         world.session._trouble.failed(1)  # what happened before
