@@ -19,7 +19,7 @@ class Pause(msgspec.Struct, eq=False):
     """The pauses of one request, one after another.
 
     Attributes:
-        step: whose answers end it; empty: all.
+        step: that failed; empty: the way to the broker.
         joined: others can join the request, and hurry it then.
         until: boot clock, in seconds; its end.
         earliest: boot clock; the broker asked not to come back before.
@@ -100,12 +100,14 @@ class Pauses:
         await self.rest(pause)
 
     def answered(self, step: str) -> None:
-        """The broker answered: those that wait for that need not wait any longer."""
-        if self._under_way:
-            now = self._clock.boot()
-            for pause in self._under_way:
-                if pause.step in {"", step}:
-                    pause.cut(now)
+        """The broker answered: those that wait for it need not wait any longer.
+
+        A challenge says only that it can be reached: one that judges nobody gives challenges, too.
+        """
+        now = self._clock.boot() if self._under_way else 0.0
+        for pause in self._under_way:
+            if step != "auth" or pause.step in {"", "auth"}:
+                pause.cut(now)
 
     def hurry(self) -> None:
         """A caller joined a request: it must not sleep through the end of an outage."""

@@ -209,7 +209,9 @@ class Session:
     def _given_up(progress: Progress, deadline: Deadline) -> AgentError:
         """For a caller whose time is up while the flight goes on, or ends with it."""
         error = progress.given_up()
-        if progress.patience is not None and not background():
+        # T-KBS-110: the flight may be old; what counts is how long this caller waited.
+        patient = deadline.budget >= limits.RETRY_FOR and not background()
+        if progress.patience is not None and patient:
             progress.patience.gave_up(progress.step, error, own=False, took=deadline.budget)
         return error
 

@@ -42,13 +42,21 @@ def bed() -> Bed:
     return Bed()
 
 
-async def test_an_answer_wakes_those_that_wait_for_one(bed: Bed) -> None:
-    anybody, same, other = Pause(), Pause(step="auth"), Pause(step="resource")
-    tasks = [await bed.rest(pause, 5.0) for pause in (anybody, same, other)]
-    bed.pauses.answered("auth")
+@pytest.mark.parametrize(
+    ("step", "woken"),
+    [
+        ("auth", [True, True, False, False]),  # a challenge: it can be reached, and no more
+        ("attest", [True, True, True, True]),
+        ("resource", [True, True, True, True]),
+    ],
+)
+async def test_an_answer_wakes_those_that_wait_for_one(bed: Bed, step: str, woken: list[bool]) -> None:
+    tasks = [await bed.rest(Pause(step=one), 5.0) for one in ("", "auth", "attest", "resource")]
+    bed.pauses.answered(step)
     await settle()
-    assert [task.done() for task in tasks] == [True, True, False]
-    tasks[2].cancel()
+    assert [task.done() for task in tasks] == woken
+    for task in tasks:
+        task.cancel()
 
 
 async def test_a_new_caller_makes_a_pause_short(bed: Bed) -> None:

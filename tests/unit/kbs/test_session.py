@@ -469,6 +469,17 @@ async def test_a_caller_that_waited_for_the_appraisal_to_its_end_tells_the_next(
     assert known.silent == 1
 
 
+async def test_a_caller_in_a_hurry_says_nothing_of_a_flight_that_lasts(world: World) -> None:
+    world.client.attest_gate.clear()
+    patient = asyncio.ensure_future(world.session.token(soon(world, 500.0)))
+    await settle()
+    world.clock.advance(70.0)  # a slow appraisal, longer than anything is tried again
+    assert (await gave_up(world)).code is ErrorCode.APPRAISAL_TIMEOUT
+    assert world.session._outage.known("attest") is None
+    world.client.attest_gate.set()
+    await patient
+
+
 async def test_a_flight_in_the_background_costs_nobody_the_patience() -> None:
     world = World(retry_for=limits.RETRY_FOR)
     world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 100
