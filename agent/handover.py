@@ -9,6 +9,7 @@ arguments nor variables can hold:
 ``open``, see :class:`Wanted`   launcher: open this role with my arguments
 ``bind``, host, port, backlog   daemon: make the listening sockets, in your own network namespace
 ``bound``                       launcher: here they are (``SCM_RIGHTS``), one or two: :func:`listen_tcp`
+``unbound``, errno              launcher: I cannot, and end
 ``opening``                     daemon: it is mine from here on; wait, however long it takes
 ``done``                        daemon: the role is open for as long as you keep the connection
 ``alone``, reason               daemon: not with me; run your role yourself

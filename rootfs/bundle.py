@@ -42,6 +42,7 @@ class Options:
         prefix: where that root will be in the guest; "" for a root file system.
         cache: downloaded packages.
         cryptsetup: whether to add ``usr/sbin/cryptsetup``.
+        dev: the development variant, which gives sample evidence where there is no TEE.
         say: told each step.
     """
 
@@ -49,6 +50,7 @@ class Options:
     prefix: str = layout.EXTENSION_ROOT
     cache: Path = CACHE
     cryptsetup: bool = True
+    dev: bool = False
     say: Callable[[str], None] = field(default=silent)
 
 
@@ -87,7 +89,7 @@ def build(options: Options) -> Contents:
         site = work / "site"
         installed = wheels.install(interpreter, wanted, site)
         options.say("choosing what the guest needs")
-        _modules(stage, site, into / layout.MODULES)
+        _modules(stage, site, into / layout.MODULES, dev=options.dev)
         _programs(stage, options)
         _licenses(stage, site, into / layout.LICENSES)
         options.say("compiling to bytecode")
@@ -128,7 +130,7 @@ def _stage_interpreter(stage: Path) -> Path:
     return program
 
 
-def _modules(stage: Path, site: Path, target: Path) -> None:
+def _modules(stage: Path, site: Path, target: Path, *, dev: bool) -> None:
     """Standard library, packages and ``agent``, side by side, in source form."""
     files.copy_tree(stage / "usr/lib" / debian.PYTHON, target, stdlib.wanted_of_standard)
     for name, text in stdlib.SUBSTITUTES.items():
@@ -138,7 +140,10 @@ def _modules(stage: Path, site: Path, target: Path) -> None:
     if clash:
         raise BuildError(f"packages and standard library both have {', '.join(sorted(clash))}")
     files.copy_tree(site, target, stdlib.wanted_of_packages)
-    files.copy_tree(ROOT / "agent", target / "agent", stdlib.wanted_of_agent)
+    wanted = stdlib.wanted_of_agent_dev if dev else stdlib.wanted_of_agent
+    files.copy_tree(ROOT / "agent", target / "agent", wanted)
+    if dev:
+        files.write(target / "agent/variant.py", variant(ROOT))
     for path in elf.elves(target):
         elf.strip(path)
         elf.drop_unused(path)
@@ -182,6 +187,19 @@ def launchers(prefix: str, root: Path = ROOT) -> dict[str, str]:
         head = f"#!{prefix.rstrip('/')}/{layout.INTERPRETER} -IS\n"
         made[name] = f"{head}from {module} import {function}\n\nraise SystemExit({function}())\n"
     return made
+
+
+def variant(root: Path) -> str:
+    """``agent/variant.py`` of a development image.
+
+    Raises:
+        BuildError: the checkout's has no such line to change.
+    """
+    text = (root / "agent/variant.py").read_text()
+    before, line, after = text.partition("DEVELOPMENT: Final[bool] = False\n")
+    if not line:
+        raise BuildError("agent/variant.py says nothing of DEVELOPMENT")
+    return f"{before}DEVELOPMENT: Final[bool] = True\n{after}"
 
 
 def _licenses(stage: Path, site: Path, target: Path) -> None:

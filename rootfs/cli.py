@@ -99,6 +99,11 @@ def _extension_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         metavar="FOLDER",
         help="pause bundle of a Kata build, to put in (default: none)",
     )
+    child.add_argument(
+        "--dev",
+        action="store_true",
+        help="for guests without a TEE: gives sample evidence, which proves nothing; file names get -dev",
+    )
     _common(child)
     child.set_defaults(run=_extension)
 
@@ -195,8 +200,12 @@ def _tell_folder(arguments: argparse.Namespace, into: Path) -> None:
 
 def _extension(arguments: argparse.Namespace) -> None:
     output = arguments.output.resolve()
-    built = extension.build(output, arguments.cache.resolve(), arguments.pause_bundle, progress())
-    _tell(arguments, extension.PRODUCT, built, {"kernel_parameter": extension.kernel_parameter(built)})
+    cache, dev = arguments.cache.resolve(), arguments.dev
+    built = extension.build(output, cache, arguments.pause_bundle, progress(), dev=dev)
+    product = extension.DEV_PRODUCT if dev else extension.PRODUCT
+    if dev:
+        print("warning: a DEVELOPMENT IMAGE, whose guests prove nothing without a TEE", file=sys.stderr)
+    _tell(arguments, product, built, {"kernel_parameter": extension.kernel_parameter(built)})
 
 
 def _system(arguments: argparse.Namespace) -> None:

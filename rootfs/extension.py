@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,14 @@ PRODUCT: Final = Product(
     most=24 * MIB,
 )
 
+DEV_PRODUCT: Final = replace(
+    PRODUCT,
+    name="kata-containers-coco-extension-dev",
+    stem="coco-extension-dev",
+    disk="kata-containers-coco-extension-dev.img",
+)
+"""For guests without a TEE; its files lie beside the other's."""
+
 
 def kernel_parameter(built: Built) -> str:
     """As runtime-rs writes it from ``verity_params``."""
@@ -34,16 +43,22 @@ def kernel_parameter(built: Built) -> str:
 
 
 def build(
-    output: Path, cache: Path, pause: Path | None = None, say: Callable[[str], None] = bundle.silent
+    output: Path,
+    cache: Path,
+    pause: Path | None = None,
+    say: Callable[[str], None] = bundle.silent,
+    *,
+    dev: bool = False,
 ) -> Built:
     """Build everything into a folder.
 
     Args:
-        output: receives the files of ``PRODUCT``; others in it stay.
+        output: receives the files of ``PRODUCT``, or of ``DEV_PRODUCT``; others in it stay.
         cache: downloaded packages.
         pause: a pause bundle to put in; it is not ours, and images without it cannot start pods whose
             pause container is pulled in the guest.
         say: told each step.
+        dev: the variant that gives sample evidence where there is no TEE.
 
     Raises:
         BuildError: something is missing, or the image is too big.
@@ -51,14 +66,14 @@ def build(
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="coco-extension-") as name:
         tree = Path(name).resolve() / "tree"
-        contents = bundle.build(bundle.Options(into=tree, cache=cache, say=say))
-        files.write(tree / layout.MANIFEST, manifest.COMPONENTS)
+        contents = bundle.build(bundle.Options(into=tree, cache=cache, dev=dev, say=say))
+        files.write(tree / layout.MANIFEST, manifest.DEVELOPMENT if dev else manifest.COMPONENTS)
         files.write(tree / layout.OCICRYPT, manifest.ocicrypt())
         if pause is not None:
             _add_pause(pause, tree / layout.PAUSE)
         files.settle(tree)
         say("erofs, dm-verity, disk")
-        return PRODUCT.write(tree, contents, output)
+        return (DEV_PRODUCT if dev else PRODUCT).write(tree, contents, output)
 
 
 def _add_pause(source: Path, target: Path) -> None:

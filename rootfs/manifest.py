@@ -59,6 +59,10 @@ args = ["--features", "${{rest_api_features}}"]
 timeout_secs = "0"
 """
 
+DEVELOPMENT: Final = f"""\
+# DEVELOPMENT IMAGE, built with --dev: without a TEE its evidence proves nothing. Never in production.
+{COMPONENTS}"""
+
 
 def ocicrypt() -> str:
     """Configuration of ocicrypt clients: image keys come from the data hub, over ttrpc."""

@@ -106,3 +106,8 @@ def wanted_of_packages(relative: PurePath) -> bool:
 def wanted_of_agent(relative: PurePath) -> bool:
     """Whether a file of ours goes into the bundle (path relative to ``agent/``). The devkit never does."""
     return relative.parts[0] != "devkit" and relative.suffix == ".py"
+
+
+def wanted_of_agent_dev(relative: PurePath) -> bool:
+    """The same for a development image: with the sample attester, and nothing else of the devkit."""
+    return str(relative) in {"devkit/__init__.py", "devkit/sample.py"} or wanted_of_agent(relative)

@@ -6,7 +6,7 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
-from agent import __version__
+from agent import __version__, variant
 from agent.cli import text
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def run(arguments: Namespace) -> int:
         text.print_json(
             {
                 "version": __version__,
+                **({"image": "development"} if variant.DEVELOPMENT else {}),
                 "tee": found.tee,
                 "possible": list(found.possible),
                 "devices": list(found.devices),
@@ -36,6 +37,8 @@ def run(arguments: Namespace) -> int:
         )
         return text.EXIT_OK
     print(f"coco-agent {__version__}")
+    if variant.DEVELOPMENT:
+        print(variant.WARNING)
     nothing = "none: this guest can prove nothing (see: coco-agent explain NO_TEE)"
     maybe = f"perhaps {' or '.join(found.possible)}, which this release cannot tell apart"
     print(f"TEE: {found.tee or (maybe if found.possible else nothing)}")

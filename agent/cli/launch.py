@@ -111,6 +111,7 @@ def _bind(daemon: socket.socket, answer: list[bytes]) -> list[bytes]:
     try:
         listeners = handover.listen_tcp(host, int(port), int(backlog))
     except OSError as error:
+        daemon.sendall(handover.encode(b"unbound", str(error.errno)))
         return [b"fail", b"1", f"error: CONFIG_INVALID: {handover.refusal(error)}\n".encode()]
     try:
         rights = array.array("i", [listener.fileno() for listener in listeners])

@@ -184,7 +184,8 @@ _AGENT: Final = (
           *_both("request_timeout")),
     _ours("kbs.retry_for", kinds.SPAN, "30",
           "how long a request is tried again while the broker cannot be reached or is busy, at most until "
-          "the caller's deadline; 0: not at all", *_both("retry_for")),
+          "the caller's deadline; two fifths of it when the broker answered before and cannot be reached "
+          "now; 0: not at all", *_both("retry_for")),
     _ours("kbs.endpoints", endpoint_kinds.ENDPOINTS, _ENDPOINTS_EXAMPLE,
           "all endpoints of the broker, in order of preference, each with pins or certificates of its own or "
           "with those of `kbs`; for a role whose broker is one of them, or that has no broker",

@@ -597,6 +597,27 @@ RETRY_REMEMBERED: Final = 6
 RETRY_LONGEST_PAUSE: Final = 15.0
 """Upper bound of any pause between tries, in seconds: a broker that is back is found soon."""
 
+RETRY_JOINED: Final = 0.5
+"""Longest rest of a pause that a new caller joins, in seconds: the broker may be back since it began."""
+
+RETRY_CUTS: Final = 3
+"""Pauses of one request that others may cut short: enough for a network that comes up in pieces."""
+
+OUTAGE_SHARE: Final = 0.4
+"""Share of ``kbs.retry_for`` for a broker that answered before and cannot be reached now: 4 s by default, as
+upstream waits (docs/adr/0006)."""
+
+OUTAGE_KNOWN: Final = 10.0
+"""Seconds after a request used up its patience in which the next ones get one try each: the rest of a
+container's sealed values. The kubelet's first back-off is as long; a container that starts anew waits."""
+
+OUTAGE_TRY: Final = 1.0
+"""Seconds of that try when silence is to be expected; halved by each that was silent, since a container's
+values are opened one after another."""
+
+OUTAGE_TRY_LEAST: Final = 0.4
+"""The least of it: a connection with TLS and an answer at 100 ms there and back."""
+
 CREDENTIALS_FIRST_PAUSE: Final = 2.0
 """Pause after a credential's first failure; doubled each time. Each try has RETRY_FOR of its own."""
 

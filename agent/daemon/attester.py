@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+from agent import variant
 from agent.attester import LocalAttester
 from agent.clock import Deadline
 from agent.config import limits
@@ -74,6 +75,8 @@ class AttesterPart:
             refresh_while_used=settings.refresh_while_used,
             retry_for=settings.kbs.retry_for,
             trouble=client.trouble,
+            outage=client.outage,
+            pauses=client.pauses,
         )
         self._stops.add(session.close)
         self._shared.metrics.watch_token(session.seconds_left)
@@ -109,6 +112,8 @@ class AttesterPart:
 
     def _report(self) -> None:
         """Say once, at start, what an operator would otherwise find out at 3 a.m."""
+        if variant.DEVELOPMENT:
+            log.warning(variant.WARNING)
         try:
             tee = self.evidence.tee
         except AgentError as error:

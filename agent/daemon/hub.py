@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from agent.daemon.shared import Place, Stops, log
 from agent.errors import AgentError, ErrorCode
 from agent.hub.hub import Hub
+from agent.kbs.progress import work_in_background
 from agent.kbs.resources import ResourceClient
 from agent.serve.control import control_services
 from agent.serve.ttrpc.remote import RemoteTokens
@@ -45,9 +46,10 @@ class HubPart:
         self._control = control
         self._attester = attester
         self._stops = Stops()
-        resources = None
+        resources, pauses, hurry = None, None, lambda: None
         if settings.kbs.url:
             client = shared.client(settings.kbs)
+            pauses, hurry = client.pauses, client.pauses.hurry
             resources = ResourceClient(client, self._tokens(), shared.metrics, shared.skew)
         self.role = Hub(
             settings,
@@ -55,6 +57,7 @@ class HubPart:
             shared.metrics,
             clock=shared.clock,
             identity=lambda: "" if attester is None else attester.identity,
+            hurry=hurry,
         )
         self._stops.add(self.role.close)
         self.front = shared.front(hub=self.role, attester=None if attester is None else attester.role)
@@ -64,7 +67,8 @@ class HubPart:
         if settings.credentials:
             from agent.hub.provision import Provisioner  # noqa: PLC0415  # for the few who have any
 
-            self.provisioner = Provisioner(settings.credentials, self._fetch_credential)
+            until = None if pauses is None else pauses.until_answered
+            self.provisioner = Provisioner(settings.credentials, self._fetch_credential, until_answered=until)
             shared.metrics.watch_credentials(self.provisioner.counts)
 
     def _tokens(self) -> TokenSource:
@@ -75,6 +79,7 @@ class HubPart:
         return remote
 
     async def _fetch_credential(self, uri: str) -> Secret:
+        work_in_background()
         # Through the front: audited, measured and logged like any other caller.
         return (await self.front.get_resource(self.front.call("file", "credentials"), uri)).secret
 

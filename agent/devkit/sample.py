@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent import variant
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.tee.threaded import OneAtATime
@@ -18,22 +19,25 @@ if TYPE_CHECKING:
     from agent.clock import Deadline
 
 
-class SampleEvidence(msgspec.Struct, frozen=True):
+class SampleEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """The evidence object of both samples, members in the order of the wire.
 
     Attributes:
         svn: a number as text.
         report_data: standard base64 of the exact bytes given, never padded to a field size.
+        image: ``development`` for one from an image that was built so; verifiers do not look at it.
     """
 
     svn: str
     report_data: str
+    image: str = ""
 
 
 def _evidence(svn: str, report_data: bytes) -> bytes:
     if len(report_data) > limits.MAX_RUNTIME_DATA:
         raise AgentError(ErrorCode.INVALID_REQUEST, f"report data of {len(report_data)} bytes")
-    return msgspec.json.encode(SampleEvidence(svn, base64.b64encode(report_data).decode("ascii")))
+    image = "development" if variant.DEVELOPMENT else ""
+    return msgspec.json.encode(SampleEvidence(svn, base64.b64encode(report_data).decode("ascii"), image))
 
 
 class SampleAttester:

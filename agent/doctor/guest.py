@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agent import variant
 from agent.config import limits
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError
@@ -90,6 +91,8 @@ def _no_tee(patient: Patient) -> Finding:
             "The virtual machine was started without its TEE, or the guest kernel lacks the driver. Look at "
             "the runtime class's configuration (confidential_guest) and at the node's firmware settings.",
         )
+    if variant.DEVELOPMENT:
+        return Finding("platform", "TEE", Verdict.WARNING, f"none; {variant.WARNING}", "Never in production.")
     if patient.config.attester.allow_sample:
         return Finding(
             "platform",

@@ -39,6 +39,7 @@ class Hub:
         clock: Clock | None = None,
         identity: Callable[[], str] = lambda: "",
         kms_http: KmsHttp | None = None,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         """Wire the parts; nothing is opened, and a wrong configuration shows at the first request.
 
@@ -49,6 +50,7 @@ class Hub:
             clock: for the lives of kept resources; injected in tests.
             identity: what the broker judges this guest by (``KbsToken.identity``); empty while unknown.
             kms_http: the way out to key management services; injected in tests.
+            hurry: see :class:`agent.hub.resources.Resources`.
 
         Raises:
             AgentError: CONFIG_INVALID, a cache rule that cannot be read.
@@ -57,7 +59,7 @@ class Hub:
         kept = config.cache if config.kbc == "cc_kbc" else model.Cache(negative_ttl=0)
         time = clock or SystemClock()
         cache = ResourceCache(kept, time, identity)
-        self.resources = Resources(lambda: choose_getter(config, resources), metrics, cache)
+        self.resources = Resources(lambda: choose_getter(config, resources), metrics, cache, hurry=hurry)
         self.backends = Backends(config.kms, self.resources, time, http=kms_http)
         self._unsealer = Unsealer(config.sealed, self.resources, self.backends)
 

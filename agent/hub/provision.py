@@ -49,6 +49,7 @@ class Provisioner:
         root: str = "/",
         folder: str = CREDENTIALS_FOLDER,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        until_answered: Callable[[float], Awaitable[None]] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         """Prepare; nothing is fetched or opened yet.
@@ -59,6 +60,7 @@ class Provisioner:
             root: what ``/`` stands for; injected in tests.
             folder: absolute; nothing outside of it is written.
             sleep: between tries; injected in tests.
+            until_answered: as ``sleep``, for failures that pass: ends early when the broker answers anybody.
             chance: 0 to 1, uniformly; injected in tests.
         """
         self._credentials = tuple(credentials)
@@ -66,6 +68,7 @@ class Provisioner:
         self._place = partial(place, root, folder)
         self._folder = folder
         self._sleep = sleep
+        self._until_answered = until_answered or sleep
         self._chance = chance
         self._turns = asyncio.Semaphore(limits.CREDENTIALS_AT_ONCE)
         self._failures: list[ErrorCode | None] = [None] * len(self._credentials)
@@ -110,7 +113,10 @@ class Provisioner:
         # Nothing is latched: a policy can be corrected, a resource uploaded, a folder's mode changed.
         while not await self._try(number):
             # At least half of it: a refusal that stays must not become a load.
-            await self._sleep(pause * (0.5 + 0.5 * self._chance()))
+            code = self._failures[number]
+            passes = code is not None and code.meaning.retry
+            sleep = self._until_answered if passes else self._sleep
+            await sleep(pause * (0.5 + 0.5 * self._chance()))
             pause = min(2 * pause, limits.CREDENTIALS_LONGEST_PAUSE)
 
     async def _try(self, number: int) -> bool:

@@ -39,7 +39,12 @@ class Resources:
     """Fetches from the configured key broker client, and keeps what the rules say."""
 
     def __init__(
-        self, choose: Callable[[], Getter], metrics: Metrics, cache: ResourceCache | None = None
+        self,
+        choose: Callable[[], Getter],
+        metrics: Metrics,
+        cache: ResourceCache | None = None,
+        *,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; nothing is chosen, opened or asked yet.
 
@@ -48,8 +53,10 @@ class Resources:
                 asked again by the next request then, so that no failure is latched.
             metrics: counts look-ups.
             cache: what may be kept; None: nothing, refusals included.
+            hurry: called when a caller joins a fetch, which may be in a pause.
         """
         self._choose = choose
+        self._hurry = hurry
         self._metrics = metrics
         # Not "or": an empty cache is false.
         nothing = model.Cache(negative_ttl=0)
@@ -153,6 +160,8 @@ class Resources:
             own = self._share(deadline) if hurried else deadline.within(limits.RPC_DEADLINE)
             joined = self._flights.under_way(key)
             self._metrics.cache("joined" if joined else "miss")
+            if joined:
+                self._hurry()
             theirs = self._until.get(key, own)
             if not joined:
                 self._until[key] = own

@@ -18,9 +18,12 @@ from agent.config import limits
 from agent.config.model import KeyAlgorithm
 from agent.errors import AgentError, ErrorCode, Fault
 from agent.kbs import handshake
+from agent.kbs.choice import asked_for
 from agent.kbs.keys import TeeKey
+from agent.kbs.outage import Patience, place
+from agent.kbs.pauses import Pause
 from agent.kbs.progress import Progress as Exchange
-from agent.kbs.progress import watch
+from agent.kbs.progress import background, watch
 from agent.kbs.token import held_token, token_identity
 
 if TYPE_CHECKING:
@@ -75,20 +78,22 @@ class Progress(msgspec.Struct):
         latest: the latest deadline of its callers so far.
         phase: what it is doing.
         failures: handshakes that failed so far.
+        unheard: those of them that failed before a caller waited that is not in the background.
         last: how the latest of them ended.
-        resume_at: boot clock; end of the pause it is in.
-        resume_after: boot clock; the broker asked not to come back before.
-        sooner: set when ``resume_at`` was moved.
+        pause: between handshakes.
+        patience: how long they are begun again; None before the first.
+        waited_for: a caller waits that is not in the background.
         exchange: of the request to the broker.
     """
 
     latest: Deadline
     phase: Phase = Phase.KEY
     failures: int = 0
+    unheard: int = 0
     last: AgentError | None = None
-    resume_at: float = 0.0
-    resume_after: float = 0.0
-    sooner: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    pause: Pause = msgspec.field(default_factory=Pause)
+    patience: Patience | None = None
+    waited_for: bool = False
     exchange: Exchange = msgspec.field(default_factory=Exchange)
 
     def joined(self, deadline: Deadline, chance: Callable[[], float]) -> None:
@@ -99,10 +104,13 @@ class Progress(msgspec.Struct):
         """
         if deadline.at > self.latest.at:
             self.latest = deadline
-        if self.phase is Phase.PAUSE and deadline.at <= self.resume_at:
-            early = deadline.clock.boot() + chance() * deadline.remaining() / 2
-            self.resume_at = min(self.resume_at, max(early, self.resume_after))
-            self.sooner.set()
+        if self.phase is Phase.PAUSE and deadline.at <= self.pause.until:
+            self.pause.move(deadline.clock.boot() + chance() * deadline.remaining() / 2)
+        if not background():
+            if self.patience is not None and not self.waited_for:
+                self.patience.restart()
+                self.unheard = self.failures
+            self.waited_for = True
 
     def failed(self, error: AgentError) -> None:
         """One handshake failed."""
@@ -110,18 +118,22 @@ class Progress(msgspec.Struct):
         # A copy: the error's traceback would keep the handshake's key and cookie alive.
         self.last = AgentError(error.code, error.detail, retry_after=error.retry_after)
 
-    def paused(self, now: float, seconds: float, asked: float) -> None:
+    def paused(self, now: float, seconds: float, error: AgentError) -> None:
         """A pause begins.
 
         Args:
             now: boot clock.
             seconds: how long.
-            asked: the part of it that the broker asked for.
+            error: how the handshake before it failed.
         """
+        self.pause.step = place(self.step, error.code)
         self.phase = Phase.PAUSE
-        self.resume_at = now + seconds
-        self.resume_after = now + asked
-        self.sooner.clear()
+        self.pause.begin(now, seconds, asked_for(error))
+
+    @property
+    def step(self) -> str:
+        """What it asks the broker now, as :class:`agent.kbs.transport.Call` names it; empty: nothing."""
+        return {Phase.AUTH: "auth", Phase.ATTEST: "attest"}.get(self.phase, "")
 
     def given_up(self) -> AgentError:
         """The error for a caller whose deadline passes now.

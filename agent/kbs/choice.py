@@ -87,6 +87,11 @@ def session_gone(error: AgentError) -> bool:
     return error.code is ErrorCode.TOKEN_REJECTED
 
 
+def asked_for(error: AgentError) -> float:
+    """Seconds that the broker asked to be left alone, as far as it is believed."""
+    return min(error.retry_after or 0.0, limits.RETRY_AFTER_MAX)
+
+
 def pause_within(failed: int, error: AgentError, chance: Callable[[], float], left: float) -> float | None:
     """Seconds until the next try, or None when there is none: it cannot help, or there is no time for it.
 
@@ -104,5 +109,5 @@ def pause_within(failed: int, error: AgentError, chance: Callable[[], float], le
         return None
     if pause < left:
         return pause
-    asked = min(error.retry_after or 0.0, limits.RETRY_AFTER_MAX)
+    asked = asked_for(error)
     return asked + (left - asked) * (0.5 + 0.4 * chance()) if asked < left else None

@@ -6,7 +6,7 @@ Who tries again, so that no two loops multiply:
 
 * ``auth`` asks each endpoint once, without pauses. The session begins whole handshakes again, with pauses.
 * ``attest`` is sent once, to the endpoint that made the session.
-* ``get`` is the only loop for resources, with pauses, for ``kbs.retry_for`` seconds or until its
+* ``get`` is the only loop for resources, with pauses, as long as :mod:`agent.kbs.outage` says or until its
   deadline; within one round it asks each endpoint once. ``agent.kbs.resources`` adds a fresh attestation
   after a refused token, and nothing else.
 """
@@ -26,12 +26,14 @@ from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.http.client.exchange import REDIRECTS
 from agent.kbs import choice
-from agent.kbs.choice import Credential, HeadRefusedError, pause_within
+from agent.kbs.choice import Credential, HeadRefusedError, asked_for, pause_within
 from agent.kbs.credential import SessionRef
 from agent.kbs.endpoints import ELSEWHERE, Endpoint, Endpoints
 from agent.kbs.headers import Cookies, same_resource, session_cookie, session_life
+from agent.kbs.outage import Outage, place
+from agent.kbs.pauses import Pause, Pauses
 from agent.kbs.problems import classify, retry_after
-from agent.kbs.progress import Phase, begin
+from agent.kbs.progress import Phase, background, begin
 from agent.kbs.retry import Trouble
 from agent.kbs.skew import explain
 from agent.kbs.transport import Answer, Call
@@ -111,11 +113,13 @@ class KbsClient:
         self._clock = clock
         self._metrics = metrics
         self._skew = skew
-        self._sleep = sleep
         self._chance = chance
         self._endpoints = Endpoints(settings, clock, chance, resolver, skew, shown=metrics.certificate)
+        # Shared with the session that attests through this client.
         self.trouble = Trouble()
-        """Shared with the session that attests through this client."""
+        self._unheard = Trouble()  # of work that nobody waits for: callers do not inherit its long pauses
+        self.outage = Outage(clock, settings.retry_for)
+        self.pauses = Pauses(clock, sleep, chance)
 
     async def auth(self, body: bytes, deadline: Deadline) -> tuple[bytes, SessionRef]:
         """``POST /auth``, at the first endpoint in order of health that answers.
@@ -187,7 +191,8 @@ class KbsClient:
         async def ask(turn: Turn) -> Answer:
             return await self._fetch(turn, uri, token)
 
-        again = deadline.within(self._settings.retry_for)
+        patience, pauses = self.outage.begin("resource"), Pause()
+        trouble = self._unheard if background() else self.trouble
         failed = 0
         heard: AgentError | None = None
         while True:
@@ -199,13 +204,18 @@ class KbsClient:
                 # Cut off before it could learn anything: what the try before it saw is the reason.
                 cut = heard is not None and given < limits.BREAKER_PATIENCE and deadline.remaining() <= 0
                 heard = heard if cut and heard is not None else error
-                pause = pause_within(self.trouble.failed(failed), heard, self._chance, again.remaining())
+                left = min(patience.left(heard), deadline.remaining())
+                pause = pause_within(trouble.failed(failed), heard, self._chance, left)
                 if pause is None:
+                    if not background():
+                        patience.gave_up("resource", heard, own=deadline.remaining() > 0)
                     raise heard from None
             else:
                 return answer.media_type, answer.body
             self._metrics.kbs_retry("resource")
-            await self._sleep(pause)
+            pauses.step = place("resource", heard.code)
+            pauses.begin(self._clock.boot(), pause, asked_for(heard))
+            await self.pauses.rest(pauses)
 
     async def close(self) -> None:
         """Drop all connections; what is under way fails. Safe to call twice."""
@@ -295,11 +305,17 @@ class KbsClient:
             result = error.code.name
             took = self._clock.boot() - began
             endpoint.failed(error, took, cut=isinstance(error, OutOfTimeError))
+            if error.code in ELSEWHERE:
+                self.outage.failed(request.call.endpoint, took)
+            elif error.problem is not None:  # a refusal is an answer
+                self._answered(request.call.endpoint)
             raise
         else:
             result = "ok"
             endpoint.breaker.succeeded()
             self.trouble.eased()
+            self._unheard.eased()
+            self._answered(request.call.endpoint)
             return answer
         finally:
             if probe:
@@ -307,6 +323,17 @@ class KbsClient:
             self._metrics.kbs_request(request.call.endpoint, result)
             if len(self._endpoints.all) > 1:
                 self._metrics.endpoint_request(endpoint.index, result, endpoint.breaker.health())
+
+    def _answered(self, step: str) -> None:
+        self.outage.answered(step)
+        self.pauses.answered(step)
+
+    def _longest(self, turn: Turn, step: str) -> float:
+        """Seconds that one exchange may take, whatever its caller has."""
+        # An endpoint that has not broken off an attestation lately is not to be hurried for one that has.
+        fresh = step == "attest" and turn.endpoint.handshakes_from <= self._clock.boot()
+        limit = self._settings.request_timeout
+        return limit if fresh else min(limit, self.outage.limit(step))
 
     async def _timed(self, turn: Turn, request: Request) -> Answer:
         """The caller's deadline covers the wait for a slot; our own limit is for the exchange alone.
@@ -320,13 +347,16 @@ class KbsClient:
                 while True:
                     _limit(timer, turn.deadline.remaining())
                     async with turn.endpoint.slots.hold(request.name, progress):
-                        _limit(timer, min(turn.deadline.remaining(), self._settings.request_timeout))
+                        _limit(timer, min(turn.deadline.remaining(), self._longest(turn, endpoint)))
                         return await self._follow(turn.endpoint, request, progress)
         except TimeoutError:
             code = progress.phase.timeout(endpoint)
             if progress.phase is Phase.QUEUE:  # those that hold the connections know more
                 code = turn.endpoint.last or code
             detail = f"time ran out while {progress.phase.value} (/{endpoint})"
+            known = self.outage.known(endpoint)
+            if known is not None and known.silent:  # a short try; the request before waited longer
+                code, detail = known.reason.code, f"{detail}; lately: {known.reason.detail}"
             raise OutOfTimeError(code, detail) from None
 
     async def _follow(self, endpoint: Endpoint, request: Request, progress: Progress) -> Answer:

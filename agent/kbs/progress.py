@@ -75,6 +75,17 @@ class Progress(msgspec.Struct):
 
 
 _watched: ContextVar[Progress | None] = ContextVar("watched", default=None)
+_background: ContextVar[bool] = ContextVar("background", default=False)
+
+
+def work_in_background() -> None:
+    """Nobody waits for what this task, and the tasks it starts, ask of the broker from here on."""
+    _background.set(True)
+
+
+def background() -> bool:
+    """Whether nobody waits for what this task does."""
+    return _background.get()
 
 
 def watch() -> Progress:

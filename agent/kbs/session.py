@@ -1,7 +1,7 @@
 """One token and its key pair for the whole guest: attest once, remember, renew in time.
 
-kbs_protocol.md 5.6 says what may be kept. Life is counted on the boot clock, and nothing about a failure is
-kept: the next caller tries again.
+kbs_protocol.md 5.6 says what may be kept. Life is counted on the boot clock. No failure is kept: the next
+caller tries again, once in an outage that others have waited for in vain (:mod:`agent.kbs.outage`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from agent.errors import AgentError, ErrorCode
 from agent.flight import SingleFlight
 from agent.kbs.attempt import Attestation, Progress
 from agent.kbs.choice import pause_within
+from agent.kbs.outage import Outage, Patience
+from agent.kbs.pauses import Pauses
+from agent.kbs.progress import background, work_in_background
 from agent.kbs.retry import Trouble
 from agent.kbs.token import Held, KbsToken, refresh_due, wipe_when_dropped
 
@@ -59,6 +62,8 @@ class Session:
         refresh_while_used: float = limits.TOKEN_REFRESH_WHILE_USED,
         retry_for: float = limits.RETRY_FOR,
         trouble: Trouble | None = None,
+        outage: Outage | None = None,
+        pauses: Pauses | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = _CHANCE,
     ) -> None:
@@ -73,8 +78,11 @@ class Session:
             endpoints: base URLs of the broker; they are part of :attr:`identity`.
             init_data: TOML text as measured, sent with every attestation.
             measured: how many runtime measurements there were; each makes the next caller attest again.
-            retry_for: seconds in which a handshake that failed for a passing reason is begun again.
+            retry_for: seconds in which a handshake that failed for a passing reason is begun again, when
+                there is no ``outage``.
             trouble: what is remembered of the broker's failures; the client's, which also takes it back.
+            outage: what requests know of the broker's outages; the client's.
+            pauses: between tries; the client's.
             refresh_while_used: seconds after its last use a token is still renewed in the background; 0 for
                 never: then the first caller after its end waits for a new one.
             sleep: pauses between handshakes; injected in tests.
@@ -92,9 +100,12 @@ class Session:
         )
         self._clock = clock
         self._while_used = refresh_while_used
-        self._retry_for = retry_for
         self._trouble = trouble or Trouble()
-        self._sleep = sleep
+        self._unheard = (
+            Trouble()
+        )  # of flights that nobody waits for: callers do not inherit their long pauses
+        self._outage = outage or Outage(clock, retry_for)
+        self._pauses = pauses or Pauses(clock, sleep, chance)
         self._chance = chance
         self._flight: SingleFlight[str, KbsToken] = SingleFlight()
         self._progress = Progress(Deadline.never(clock))
@@ -176,6 +187,7 @@ class Session:
             self._progress = Progress(deadline)
         progress = self._progress
         progress.joined(deadline, self._chance)
+        self._pauses.hurry()
         # Half the grace: later than the transport, which can say more, and sooner than the flight of the
         # resource that this is a part of.
         last_call = Deadline(self._clock, deadline.at, deadline.grace() / GRACE_SHARE / 2)
@@ -186,12 +198,22 @@ class Session:
         except AgentError as error:
             if error.code is not ErrorCode.DEADLINE_EXCEEDED:
                 raise
-            raise progress.given_up() from None
+            raise self._given_up(progress, deadline) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 raise AgentError(ErrorCode.CANCELLED, "the agent is stopping") from None
             raise
+
+    @staticmethod
+    def _given_up(progress: Progress, deadline: Deadline) -> AgentError:
+        """For a caller whose time is up while the flight goes on, or ends with it."""
+        error = progress.given_up()
+        # T-KBS-110: the flight may be old; what counts is how long this caller waited.
+        patient = deadline.budget >= limits.RETRY_FOR and not background()
+        if progress.patience is not None and patient:
+            progress.patience.gave_up(progress.step, error, own=False, took=deadline.budget)
+        return error
 
     async def _fly(self, progress: Progress) -> KbsToken:
         """Handshakes until one succeeds, fails for good, or nobody's time is left for another.
@@ -202,7 +224,7 @@ class Session:
         """
         self._work = asyncio.current_task()
         deadline = Deadline.after(self._clock, limits.ATTEST_DEADLINE)
-        again = deadline.within(self._retry_for)
+        patience = progress.patience = self._outage.begin("auth", "attest")
         try:
             while True:
                 try:
@@ -212,31 +234,27 @@ class Session:
                 except AgentError as error:
                     self.last_failure = error.code
                     progress.failed(error)
-                    left = min(again.remaining(), progress.latest.remaining())
-                    failed = self._trouble.failed(progress.failures)
-                    pause = pause_within(failed, error, self._chance, left)
+                    pause = self._next_pause(progress, patience, deadline, error)
                     if pause is None:
                         raise
-                    asked = min(error.retry_after or 0.0, limits.RETRY_AFTER_MAX)
-                    progress.paused(self._clock.boot(), pause, asked)
-                await self._pause(progress)
+                    progress.paused(self._clock.boot(), pause, error)
+                await self._pauses.rest(progress.pause)
         finally:
             if self._work is asyncio.current_task():  # else: cancelled, and a newer flight has begun
                 self._work = None
 
-    async def _pause(self, progress: Progress) -> None:
-        while True:
-            left = max(0.0, progress.resume_at - self._clock.boot())
-            sleeping = asyncio.ensure_future(self._sleep(left))
-            cut_short = asyncio.ensure_future(progress.sooner.wait())
-            try:
-                await asyncio.wait((sleeping, cut_short), return_when=asyncio.FIRST_COMPLETED)
-                if sleeping.done():
-                    return sleeping.result()
-                progress.sooner.clear()
-            finally:
-                sleeping.cancel()
-                cut_short.cancel()
+    def _next_pause(
+        self, progress: Progress, patience: Patience, deadline: Deadline, error: AgentError
+    ) -> float | None:
+        """Seconds until the next handshake; None when there is none, which others may learn from."""
+        theirs = progress.latest.remaining()
+        left = min(patience.left(error), theirs, deadline.remaining())
+        trouble = self._trouble if progress.waited_for else self._unheard
+        failed = trouble.failed(progress.failures - progress.unheard)
+        pause = pause_within(failed, error, self._chance, left)
+        if pause is None and progress.waited_for:
+            patience.gave_up(progress.step, error, own=theirs > 0)
+        return pause
 
     # --- the held token ---------------------------------------------------------------------------
     def _keep(self, token: KbsToken) -> KbsToken:
@@ -244,6 +262,7 @@ class Session:
             token.jwt.wipe()
             raise AgentError(ErrorCode.CANCELLED, "the agent is stopping")
         self._drop()
+        self._unheard = Trouble()
         wipe_when_dropped(token)
         self._held = held = Held.since(token, self._clock.boot(), self._chance())
         self._plan_refresh(held.refresh_from)
@@ -275,6 +294,7 @@ class Session:
 
     async def _refresh(self) -> None:
         """Renew while callers go on with the old token, which stays until its time is up."""
+        work_in_background()
         try:
             await self._join(Deadline.never(self._clock))
         except AgentError as error:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coco.launchers")
 
+_ERRNO_DIGITS: Final = 5
 _RIGHTS: Final = socket.CMSG_SPACE(4 * limits.LAUNCHERS_MAX)
 
 
@@ -44,6 +45,14 @@ class RefusedError(Exception):
 
 class AloneError(Exception):
     """The launcher is to run its role itself; the text says why."""
+
+
+class _GoneError(Exception):
+    """The launcher has ended before its role was open."""
+
+
+class _UnboundError(Exception):
+    """The launcher cannot listen where it was told to; the text says why."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -136,6 +145,10 @@ class Launchers:
             except AloneError as alone:
                 log.info("a launcher runs its role itself", extra={"reason": str(alone)})
                 await _say(connection, b"alone", str(alone))
+            except _UnboundError as unbound:
+                log.warning("the REST address cannot be bound", extra={"reason": str(unbound)})
+            except (_GoneError, BrokenPipeError, ConnectionResetError):
+                log.info("a launcher ended before its role was open", extra={"peer": peer_text(connection)})
             except (OSError, ValueError, TimeoutError) as error:
                 log.warning("a launcher was not understood", extra={"error": type(error).__name__})
             finally:
@@ -181,6 +194,8 @@ async def _wanted(connection: socket.socket) -> handover.Wanted:
         raise AloneError("another user's launcher")
     message, none = await _receive(connection)
     _close(none)
+    if not message:
+        raise _GoneError
     return handover.Wanted.decode(handover.decode(message))
 
 
@@ -188,6 +203,11 @@ async def _listeners_of(connection: socket.socket, host: str, port: int) -> list
     """The listening sockets a launcher makes where it is: one, or two for ``localhost``."""
     await _say(connection, b"bind", host, str(port), str(limits.REST_BACKLOG))
     message, passed = await _receive(connection)
+    if not message:
+        raise _GoneError
+    if message.startswith(b"unbound\0"):
+        _close(passed)
+        raise _UnboundError(_why_unbound(message, host, port))
     one_or_two = len(passed) in {1, len(handover.LOCALHOST)}
     if message != b"bound" or not one_or_two or not all(map(_is_socket, passed)):
         _close(passed)
@@ -200,6 +220,15 @@ async def _listeners_of(connection: socket.socket, host: str, port: int) -> list
     for listener in listeners:
         listener.setblocking(False)  # noqa: FBT003
     return listeners
+
+
+def _why_unbound(message: bytes, host: str, port: int) -> str:
+    """From the number alone: no text of a peer gets into the log."""
+    _, text = handover.decode(message)
+    number = int(text[:_ERRNO_DIGITS])
+    hosts = handover.LOCALHOST if host in handover.LOCALHOST else (host,)
+    places = " or ".join(f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in hosts)
+    return handover.refusal(OSError(number, os.strerror(number), places))
 
 
 def _is_socket(descriptor: int) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent import variant
 from agent.config import limits
 from agent.config.device_kinds import expected_device
 from agent.errors import AgentError, ErrorCode
@@ -205,7 +206,8 @@ def _value(tee: str, evidence: bytes) -> object:
 def select(detection: Detection, settings: Settings, metrics: Metrics | None = None) -> GuestEvidence:
     """The evidence source for a platform.
 
-    A real TEE, or the chance of one, always wins over ``allow_sample``; without either there is no evidence.
+    A real TEE, or the chance of one, always wins over ``allow_sample`` and over a development image; without
+    any of them there is no evidence.
 
     Args:
         detection: what is there.
@@ -233,7 +235,8 @@ def _primary(detection: Detection, settings: Settings) -> tuple[Attester | None,
     if detection.possible:
         names = " or ".join(detection.possible)
         return None, AgentError(ErrorCode.TEE_NOT_SUPPORTED, f"this may be {names}, which need TPM access")
-    if not settings.allow_sample:
+    # T-KBS-114: in a production image neither does anything, since the sample attester is not in it.
+    if not (settings.allow_sample or variant.DEVELOPMENT):
         return None, AgentError(ErrorCode.NO_TEE, "no probe found a TEE")
     try:
         from agent.devkit.sample import SampleAttester  # noqa: PLC0415 - not in the guest image

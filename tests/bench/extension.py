@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = {"PATH": "/bin:/sbin:/usr/bin:/usr/sbin"}
 RESOURCE = "default/key/1"
 VALUE = b"the secret of a guest with an extension"
+NO_TEE = "--no-tee"
 PRIVATE = ("unshare", "--mount", "--net", "--propagation", "private", "sh", "-c")
 SET_UP = """
 set -e
@@ -46,9 +47,10 @@ exec "$@"
 """
 
 
-def inside(erofs: Path, log: Path | None = None) -> AbstractAsyncContextManager[Child]:
-    """The helper, seen from a test or the bench. Needs root."""
-    return child("extension", log=log, prefix=(*PRIVATE, SET_UP, "sh", str(erofs)))
+def inside(erofs: Path, log: Path | None = None, *, tee: bool = True) -> AbstractAsyncContextManager[Child]:
+    """The helper, seen from a test or the bench; without ``tee`` its ``/sys`` is empty. Needs root."""
+    arguments = () if tee else (NO_TEE,)
+    return child("extension", *arguments, log=log, prefix=(*PRIVATE, SET_UP, "sh", str(erofs)))
 
 
 class Guest:
@@ -152,10 +154,19 @@ def configure(kbs_url: str) -> None:
 
 async def main() -> None:
     logging.disable(logging.WARNING)  # the broker's own warning that it protects nothing
-    async with guest("snp") as simulated, DevKbs(Settings(roots=simulated.roots)) as kbs:
+    if NO_TEE in sys.argv:
+        await serve(Settings(), ["-t", "tmpfs", "none", "/sys"])
+        return
+    async with guest("snp") as simulated:
+        await serve(Settings(roots=simulated.roots), guest_sys(simulated.sysroot))
+
+
+async def serve(broker: Settings, sys_mount: list[str]) -> None:
+    """Obey, with that broker and that ``/sys``."""
+    async with DevKbs(broker) as kbs:
         kbs.put(RESOURCE, VALUE)
         configure(kbs.url)
-        await _mounted("mount", *guest_sys(simulated.sysroot))
+        await _mounted("mount", *sys_mount)
         machine = Guest(os.environ.get("KATA_ATTESTER_VARIANT", "default"))
         say(ready=True)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import logging
 import socket
 import stat
 from functools import partial
@@ -269,6 +270,58 @@ async def test_only_a_listening_tcp_socket_is_served(
     # Others are served all the same.
     with connected(handover.PATH) as client:
         assert await asked(client, wish("confidential-data-hub")) == [b"done"]
+
+
+async def logged_then(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What the daemon says of a launcher that came to nothing."""
+    for _ in range(1000):
+        if caplog.records:
+            break
+        await asyncio.sleep(0.01)
+    return caplog.records
+
+
+async def test_an_address_that_is_taken_is_named_where_the_log_is(
+    roles: Roles, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        roles.bind = taken.getsockname()
+        assert await asyncio.to_thread(launch._hand_over, "api-server-rest", []) == 1
+    address = f"127.0.0.1:{roles.bind[1]}"
+    assert f"CONFIG_INVALID: the REST address cannot be bound: {address}:" in capsys.readouterr().err
+    (record,) = await logged_then(caplog)
+    assert record.getMessage() == "the REST address cannot be bound"
+    assert f"{address} or [::1]:{roles.bind[1]}: Address already in use" in vars(record)["reason"]
+    assert "'ss -ltnp' shows" in vars(record)["reason"]
+    assert record.levelno == logging.WARNING
+    assert roles.events == []
+
+
+@pytest.mark.parametrize("text", [b"", b"98\0x", b"x", b"-1", b"9" * 40, b"127.0.0.1 is taken"])
+async def test_nothing_a_launcher_writes_gets_into_the_log(
+    roles: Roles, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    with connected(handover.PATH) as client:
+        assert (await asked(client, wish("api-server-rest")))[0] == b"bind"
+        client.sendall(b"unbound\0" + text)
+        assert await heard(client) == []
+    (record,) = await logged_then(caplog)
+    assert "is taken" not in str(vars(record))
+    with connected(handover.PATH) as client:
+        assert await asked(client, wish("confidential-data-hub")) == [b"done"]
+
+
+@pytest.mark.parametrize("program", ["", "api-server-rest"])
+async def test_a_launcher_that_ends_early_is_said_to_have_ended(
+    roles: Roles, caplog: pytest.LogCaptureFixture, program: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    with connected(handover.PATH) as client:
+        if program:
+            assert (await asked(client, wish(program)))[0] == b"bind"
+    (record,) = await logged_then(caplog)
+    assert record.getMessage() == "a launcher ended before its role was open"
 
 
 @pytest.mark.parametrize("message", [b"", b"open", b"\0" * 40, b"x" * (handover.MESSAGE_MAX + 1)])

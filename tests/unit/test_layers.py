@@ -33,6 +33,7 @@ HEIGHT = {
     "clock": 3,
     "secret": 2,
     "errors": 1,
+    "variant": 0,
     "": 0,  # the package itself: its version
 }
 # The sample attester is loaded only when the configuration allows it, and is missing in the guest image.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent import variant
 from agent.errors import AgentError, ErrorCode
 from agent.http.server.exchange import Answer
 from agent.roles import Fetched, MeasurementResult
@@ -74,6 +75,7 @@ class _Info(msgspec.Struct, frozen=True, omit_defaults=True):
     tee: str | None = None
     additional_tees: tuple[str, ...] = ()
     feature: str = ""
+    image: str = ""
 
 
 class _Health(msgspec.Struct, frozen=True):
@@ -99,9 +101,13 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 def info(version: str, tee: str | None, additional_tees: tuple[str, ...], feature: str) -> Answer:
-    """``/info``: keys in upstream's order, ``tee`` and ``additional_tees`` only when there are any."""
+    """``/info``: keys in upstream's order, ``tee`` and ``additional_tees`` only when there are any.
+
+    A development image adds ``image``.
+    """
     text = f"Guest Components Version: coco-agent {version}"
-    return Answer(200, msgspec.json.encode(_Info(text, tee, additional_tees, feature)), JSON)
+    image = "development" if variant.DEVELOPMENT else ""
+    return Answer(200, msgspec.json.encode(_Info(text, tee, additional_tees, feature, image)), JSON)
 
 
 def health(*, ok: bool, reasons: tuple[str, ...]) -> Answer:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from agent.config import limits
 from agent.kbs.retry import Backoff
 from tests.bench.herd.engine import CELLS, Engine, Run
 from tests.bench.herd.guests import OURS, UPSTREAM, OurTries, Policy, UpstreamTries
@@ -51,6 +52,10 @@ VARIANTS: Final = {
     "first pause up to 0.25 s": replace(OURS, tries=OurTries(Backoff(first=0.25))),
     "first pause up to 4 s": replace(OURS, tries=OurTries(Backoff(first=4.0))),
     "each request begins with the shortest pause": replace(OURS, remembers=False),
+    "a broker that answered before has 10 s, too": replace(OURS, knows=False),
+    "a busy broker has 4 s, too": replace(
+        OURS, knows=False, tries=OurTries(lasts=limits.OUTAGE_SHARE * limits.RETRY_FOR)
+    ),
 }
 """Each difference to upstream alone, and other settings of ours; one seed."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
+from agent.kbs.outage import Outage, Patience
 from agent.kbs.retry import Backoff, Trouble
 from agent.kbs.token import refresh_due
 from tests.bench.herd.model import (
@@ -74,6 +75,12 @@ class World:
         self.spawn = spawn
         self.fetched = [0] * guests
         self.attested = [0] * guests
+
+    def boot(self) -> float:
+        """It is the guests' clock, too."""
+        return self.now
+
+    wall = boot
 
 
 class Tries(Protocol):
@@ -145,11 +152,13 @@ class Policy:
         tries: when to try again.
         keeps: one attestation serves all resources; else each resource has its own.
         remembers: failures count on from request to request (:class:`agent.kbs.retry.Trouble`).
+        knows: a request learns from those before how long to wait (:class:`agent.kbs.outage.Outage`).
     """
 
     tries: Tries
     keeps: bool
     remembers: bool = False
+    knows: bool = False
 
     @property
     def trips(self) -> tuple[float, float, float]:
@@ -157,7 +166,7 @@ class Policy:
         return (3 * ROUND_TRIP, ROUND_TRIP, ROUND_TRIP if self.keeps else 3 * ROUND_TRIP)
 
 
-OURS: Final = Policy(OurTries(), keeps=True, remembers=True)
+OURS: Final = Policy(OurTries(), keeps=True, remembers=True, knows=True)
 UPSTREAM: Final = Policy(UpstreamTries(), keeps=False)
 
 
@@ -167,6 +176,7 @@ class Guest:
     __slots__ = (
         "_index",
         "_last_used",
+        "_outage",
         "_policy",
         "_scenario",
         "_tries",
@@ -184,6 +194,7 @@ class Guest:
         self._usable_until = 0.0
         self._last_used = 0.0
         self._trouble = Trouble()
+        self._outage = Outage(world, self._tries.lasts)
 
     def workload(self) -> Flow:
         """All resources, one after another; what was fetched is kept."""
@@ -203,15 +214,17 @@ class Guest:
         if world.now >= self._usable_until and not (yield from self._attest(deadline)):
             return False
         self._last_used = world.now
-        failed, again = 0, min(deadline, world.now + tries.lasts)
+        failed, patience = 0, self._outage.begin("resource")
         while True:
-            ended = yield GET, min(deadline, world.now + tries.request)
+            ended = yield GET, self._until(deadline, "resource")
             if ended == OK:
-                self._succeeded()
+                self._succeeded("resource")
                 return True
             failed += 1
-            pause = tries.resource(self._failed(failed), ended, again - world.now, world.chance)
+            left = min(deadline - world.now, self._left(patience, ended))
+            pause = tries.resource(self._failed(failed), ended, left, world.chance)
             if pause < 0:
+                self._gave_up(patience, "resource", ended, deadline)
                 return False
             yield PAUSE, world.now + pause
 
@@ -219,25 +232,46 @@ class Guest:
         """Handshakes until one succeeds or the tries or the time are used up (agent/kbs/session.py)."""
         world, tries = self._world, self._tries
         end = min(deadline, world.now + tries.flight)
-        failed, again = 0, min(end, world.now + tries.lasts)
+        failed, patience = 0, self._outage.begin("auth", "attest")
         while True:
-            ended = yield AUTH, min(end, world.now + tries.request)
+            step = "auth"
+            ended = yield AUTH, self._until(end, step)
             if ended == OK:
-                self._succeeded()
+                self._succeeded(step)
                 yield PAUSE, world.now + QUOTE
-                ended = yield ATTEST, min(end, world.now + tries.request)
+                step = "attest"
+                ended = yield ATTEST, self._until(end, step)
             if ended == OK:
-                self._succeeded()
+                self._succeeded(step)
                 self._hold()
                 return True
             failed += 1
-            pause = tries.handshake(self._failed(failed), ended, again - world.now, world.chance)
+            left = min(end - world.now, self._left(patience, ended))
+            pause = tries.handshake(self._failed(failed), ended, left, world.chance)
             if pause < 0:
+                if deadline < math.inf:  # nobody waits in the background
+                    self._gave_up(patience, step, ended, deadline)
                 return False
             yield PAUSE, world.now + pause
 
-    def _succeeded(self) -> None:
+    def _until(self, end: float, step: str) -> float:
+        """When a request that begins now is given up."""
+        limit = self._outage.limit(step) if self._policy.knows else math.inf
+        return min(end, self._world.now + min(self._tries.request, limit))
+
+    def _left(self, patience: Patience, ended: int) -> float:
+        """Seconds left for another try."""
+        if self._policy.knows:
+            return patience.left(ERRORS[ended])
+        return patience.began + self._tries.lasts - self._world.now
+
+    def _gave_up(self, patience: Patience, step: str, ended: int, deadline: float) -> None:
+        if self._policy.knows:
+            patience.gave_up(step, ERRORS[ended], own=deadline > self._world.now)
+
+    def _succeeded(self, step: str) -> None:
         self._trouble.eased()
+        self._outage.answered(step)
 
     def _failed(self, failed: int) -> int:
         """How many failures count, after ``failed`` of this request."""

@@ -110,7 +110,9 @@ def assumed() -> str:
         ),
         "coco-agent": (
             "one attestation for all resources. Handshakes and GETs are tried again for "
-            f"{limits.RETRY_FOR:g} s, at most until the caller's deadline, after a pause between 0 and "
+            f"{limits.RETRY_FOR:g} s, {limits.OUTAGE_SHARE * limits.RETRY_FOR:g} s when a broker that "
+            f"answered before refuses connections, once within {limits.OUTAGE_KNOWN:g} s after a request "
+            "waited that long in vain; at most until the caller's deadline, after a pause between 0 and "
             f"{limits.RETRY_FIRST_PAUSE:g} s, doubled each time to {limits.RETRY_LONGEST_PAUSE:g} s. A token "
             f"lives {limits.TOKEN_DEFAULT_LIFE:g} s; its renewal in the background counts"
         ),

@@ -263,7 +263,13 @@ comes within the caller's deadline, holds no secret, leaves no memory, task or d
 the next good request works. What to do about a code: [errors.md](errors.md).
 
 A fault that may pass is tried again for `kbs.retry_for` (10 s), at most until the caller's
-deadline: callers see it only if it lasts.
+deadline: callers see it only if it lasts. A broker that has answered since the agent started and cannot
+be reached now is tried for two fifths of that (4 s).
+When a request has waited that long in vain, those that begin in the next 10 s get one try each and the
+reason at once; where the broker keeps silent, that try ends after 1 s, then 0.5 and 0.4. So a container's
+sealed values, which kata-agent opens one after another, cost one patience together:
+[operations.md](operations.md#when-the-broker-is-away) has the times. Each of these tries is a real one: a
+broker that is back answers the next value (`tests/integration/test_outage.py`).
 A token needs no resource: faults at *resource* leave GetToken alone. A token that the broker refuses,
 such as one that has expired, GetToken hands out as the broker issued it. UnsealSecret asks for the
 signing key first: where nothing is there, that is SEALED_KEY_UNKNOWN.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -200,6 +201,38 @@ async def test_a_hub_whose_daemon_died_says_so(tmp_path: Path, root: Path) -> No
         # Who starts it again gets the role: alone, since no daemon answers.
         assert (await there.say(wire.Relaunch(CDH))).error == ""
         assert (await there.say(wire.Look())).running[CDH] > HANDED_OVER_MB
+
+
+@pytest.mark.parametrize(("name", "role"), [(CDH, "hub"), (ASR, "gateway")])
+async def test_what_a_dead_launcher_leaves(name: str, role: str, tmp_path: Path, root: Path) -> None:
+    async with kata(tmp_path, root) as there:
+        await there.say(wire.Boot(features="all"))
+        assert (await there.say(wire.Get("/info"))).code == 200
+        await there.say(wire.Signal(name, signal.SIGKILL))
+        rest = await there.say(wire.Get("/cdh/resource/default/key/1"))
+        now = await there.say(wire.Look())
+        assert set(now.running) == {AA, CDH, ASR} - {name}
+        assert re.search(rf'"role closed".*"role":\s*"{role}"', now.log)
+        assert (CDH_SOCKET in now.files) is (name == ASR)
+        assert rest.code == (-1 if name == ASR else 503)
+        if name == CDH:
+            assert b"ROLE_UNREACHABLE" in rest.body
+
+
+async def test_a_second_kata_agent_leaves_rest_with_the_first_daemon(tmp_path: Path, root: Path) -> None:
+    async with kata(tmp_path, root) as there:
+        assert (await there.say(wire.Boot(features="attestation"))).error == ""
+        assert (await there.say(wire.Get("/info"))).code == 200
+        assert (await there.say(wire.Boot(features="all"))).error == ""
+        assert (await there.say(wire.Signal(ASR, 0))).code == 1
+        now = await there.say(wire.Look())
+        assert set(now.running) == {AA, CDH}
+        assert {AA_SOCKET, CDH_SOCKET} <= set(now.files)
+        assert "the REST address cannot be bound: 127.0.0.1:8006 or [::1]:8006: Address already" in now.log
+        assert "not understood" not in now.log
+        # The first one's features: resources are not among them.
+        refused = await there.say(wire.Get("/cdh/resource/default/key/1"))
+        assert b"FEATURE_DISABLED" in refused.body
 
 
 @pytest.mark.parametrize(

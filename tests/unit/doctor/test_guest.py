@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
+from agent import variant
 from agent.devkit.clock import FakeClock
 from agent.doctor import guest
 from agent.doctor.finding import Verdict
@@ -42,6 +43,13 @@ def test_another_tee_than_the_one_wanted(tmp_path: Path) -> None:
     assert one(guest.platform(patient(tmp_path, wanted="snp")), "TEE").verdict is Verdict.GOOD
     found = one(guest.platform(patient(tmp_path, wanted="tdx")), "TEE")
     assert (found.verdict, found.seen) == (Verdict.BAD, "snp, but tdx is wanted")
+
+
+def test_a_development_image_is_never_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variant, "DEVELOPMENT", True)
+    found = one(guest.platform(patient(tmp_path)), "TEE")
+    assert found.verdict is Verdict.WARNING
+    assert "DEVELOPMENT IMAGE" in found.seen
 
 
 def test_sample_evidence_is_never_good(tmp_path: Path) -> None:

@@ -116,6 +116,41 @@ async def test_credentials_are_written_and_the_copies_wiped(tmp_path: Path, sour
 
 
 @pytest.mark.parametrize(
+    ("code", "wakes"),
+    [
+        (ErrorCode.KBS_UNREACHABLE, True),
+        (ErrorCode.KBS_BUSY, True),
+        (ErrorCode.RESOURCE_DENIED, False),  # an answer to others says nothing about a policy
+        (ErrorCode.RESOURCE_NOT_FOUND, False),
+    ],
+)
+async def test_an_answer_to_others_wakes_those_whose_failure_passes(
+    tmp_path: Path, source: Source, running: list[Provisioner], code: ErrorCode, *, wakes: bool
+) -> None:
+    source.held = {"kbs:///default/file/a": b"one"}
+    source.faults = {"kbs:///default/file/a": code}
+    paused, answered = asyncio.Event(), asyncio.Event()
+
+    async def until_answered(seconds: float) -> None:
+        paused.set()
+        await answered.wait()
+
+    credentials = [Credential(f"{FOLDER}/a", "kbs:///default/file/a")]
+    provisioner = Provisioner(
+        credentials, source.fetch, root=str(tmp_path), sleep=source.sleep, until_answered=until_answered
+    )
+    running.append(provisioner)
+    provisioner.start()
+    await asyncio.wait_for((paused if wakes else source.slept).wait(), 10)
+    assert paused.is_set() is wakes
+    assert source.slept.is_set() is not wakes
+    source.faults.clear()
+    (answered if wakes else source.wake).set()
+    await finished(provisioner)
+    assert read(tmp_path, "a") == b"one"
+
+
+@pytest.mark.parametrize(
     "code",
     [ErrorCode.KBS_UNREACHABLE, ErrorCode.RESOURCE_DENIED, ErrorCode.RESOURCE_NOT_FOUND, ErrorCode.INTERNAL],
 )

@@ -65,6 +65,20 @@ async def test_callers_join_one_fetch_whatever_they_call_it() -> None:
     assert (looked_up(metrics, "miss"), looked_up(metrics, "joined")) == (2, 2)
 
 
+async def test_a_caller_that_joins_hurries_the_fetch() -> None:
+    gate, hurried = Gate(), []
+    resources = Resources(lambda: gate, Metrics(), hurry=lambda: hurried.append(len(gate.deadlines)))
+    first = asyncio.create_task(resources.get(URI, soon()))
+    other = asyncio.create_task(resources.get(OTHER, soon()))
+    await gate.entered.wait()
+    assert hurried == []
+    second = asyncio.create_task(resources.get(URI, soon()))
+    await asyncio.sleep(0)
+    assert hurried == [2]
+    gate.open.set()
+    await asyncio.gather(first, second, other)
+
+
 async def test_wiping_ones_own_secret_leaves_the_others_theirs() -> None:
     gate = Gate()
     resources = Resources(lambda: gate, Metrics())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import weakref
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from agent.devkit.clock import FakeClock
 from agent.devkit.sample import SampleAttester, SampleDevice
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.credential import SessionRef
+from agent.kbs.progress import work_in_background
 from agent.kbs.session import Session
 from agent.observe.metrics import Metrics
 from agent.tee.evidence_source import GuestEvidence
@@ -414,6 +416,141 @@ async def test_no_network_for_90_seconds_and_then_the_first_request_succeeds(wor
     world.pauses.clear()
     await world.session.token(soon(world, 8))
     assert world.pauses == []
+
+
+# --- outages that others have waited for ----------------------------------------------------------
+async def spent(world: World, code: ErrorCode, seconds: float = 50.0) -> float:
+    """Seconds that one caller waited until it heard of the outage."""
+    began = world.clock.boot()
+    with pytest.raises(AgentError) as caught:
+        await world.session.token(soon(world, seconds))
+    assert caught.value.code is code
+    return world.clock.boot() - began
+
+
+@pytest.mark.parametrize("code", [ErrorCode.KBS_UNREACHABLE, ErrorCode.KBS_DNS_FAILED, ErrorCode.KBS_BUSY])
+@pytest.mark.parametrize("at", ["auth", "attest"])
+async def test_callers_one_after_the_other_wait_for_an_outage_once(code: ErrorCode, at: str) -> None:
+    world = World(retry_for=limits.RETRY_FOR)
+    failures = world.client.failures if at == "auth" else world.client.attest_failures
+    failures += [AgentError(code)] * 100
+    assert 5 < await spent(world, code) <= limits.RETRY_FOR
+    tries = len(failures)
+    for _ in range(7):
+        assert await spent(world, code) == 0.0
+    assert tries - len(failures) == 7
+    world.clock.advance(limits.OUTAGE_KNOWN)
+    assert 5 < await spent(world, code) <= limits.RETRY_FOR
+    failures.clear()
+    world.pauses.clear()
+    await world.session.token(soon(world))  # it is back: found at once
+    assert world.pauses == []
+
+
+async def test_callers_with_little_time_leave_the_others_their_patience(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 100
+    for _ in range(3):
+        await spent(world, ErrorCode.KBS_UNREACHABLE, 3.0)
+    assert await spent(world, ErrorCode.KBS_UNREACHABLE, 9.0) > 3.0
+
+
+async def test_a_caller_that_waited_for_the_appraisal_to_its_end_tells_the_next(world: World) -> None:
+    world.client.attest_gate.clear()
+    patience = world.session._outage.begin("attest")
+    caller = asyncio.ensure_future(world.session._join(Deadline.after(world.clock, 20.0)))
+    await settle()
+    world.clock.advance(70.0)  # longer than it is tried again, and the caller's time is up
+    world.session._given_up(world.session._progress, Deadline.after(world.clock, 20.0))
+    caller.cancel()
+    assert patience.known is None
+    known = world.session._outage.known("attest")
+    assert known is not None
+    assert known.reason.code is ErrorCode.APPRAISAL_TIMEOUT
+    assert known.silent == 1
+
+
+async def test_a_caller_in_a_hurry_says_nothing_of_a_flight_that_lasts(world: World) -> None:
+    world.client.attest_gate.clear()
+    patient = asyncio.ensure_future(world.session.token(soon(world, 500.0)))
+    await settle()
+    world.clock.advance(70.0)  # a slow appraisal, longer than anything is tried again
+    assert (await gave_up(world)).code is ErrorCode.APPRAISAL_TIMEOUT
+    assert world.session._outage.known("attest") is None
+    world.client.attest_gate.set()
+    await patient
+
+
+async def test_a_flight_in_the_background_costs_nobody_the_patience() -> None:
+    world = World(retry_for=limits.RETRY_FOR)
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 100
+    context = contextvars.copy_context()
+    context.run(work_in_background)
+    fetch = asyncio.get_running_loop().create_task(world.session.token(soon(world, 50.0)), context=context)
+    with pytest.raises(AgentError):
+        await fetch
+    assert await spent(world, ErrorCode.KBS_UNREACHABLE) > 5.0
+
+
+async def test_a_caller_that_joins_the_background_has_its_whole_patience() -> None:
+    world = World(retry_for=limits.RETRY_FOR)
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 100
+    world.awake.clear()
+    context = contextvars.copy_context()
+    context.run(work_in_background)
+    fetch = asyncio.get_running_loop().create_task(world.session.token(soon(world, 50.0)), context=context)
+    await settle()
+    world.clock.advance(9.0)
+    caller = asyncio.ensure_future(world.session.token(soon(world, 50.0)))
+    await settle()
+    began = world.clock.boot()
+    world.awake.set()
+    await asyncio.gather(fetch, caller, return_exceptions=True)
+    assert 5.0 < world.clock.boot() - began <= limits.RETRY_FOR
+
+
+async def test_a_caller_does_not_inherit_the_long_pauses_of_the_background(world: World) -> None:
+    for _ in range(limits.RETRY_REMEMBERED):
+        world.session._unheard.failed(1)  # what happened before
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)] * 3
+    world.chance = 1.0
+    world.awake.clear()
+    context = contextvars.copy_context()
+    context.run(work_in_background)
+    fetch = asyncio.get_running_loop().create_task(world.session.token(soon(world, 50.0)), context=context)
+    await settle()
+    caller = asyncio.ensure_future(world.session.token(soon(world, 50.0)))
+    await settle()
+    world.awake.set()
+    await asyncio.gather(fetch, caller)
+    first = limits.RETRY_FIRST_PAUSE
+    assert world.pauses == pytest.approx([limits.RETRY_LONGEST_PAUSE, limits.RETRY_JOINED, first, 2 * first])
+
+
+async def test_a_new_caller_does_not_sleep_through_the_end_of_an_outage(world: World) -> None:
+    for _ in range(3):
+        world.session._trouble.failed(1)  # what happened before
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)]
+    world.chance = 1.0
+    world.awake.clear()
+    first = asyncio.ensure_future(world.session.token(soon(world, 50.0)))
+    await settle()
+    assert world.pauses == pytest.approx([8.0])
+    second = asyncio.ensure_future(world.session.token(soon(world, 50.0)))
+    await settle()
+    assert world.pauses[1:] == pytest.approx([limits.RETRY_JOINED])
+    world.awake.set()
+    assert await first is await second
+
+
+async def test_a_pause_ends_when_the_broker_answers_somebody(world: World) -> None:
+    world.client.failures = [AgentError(ErrorCode.KBS_UNREACHABLE)]
+    world.awake.clear()
+    waiting = asyncio.ensure_future(world.session.token(soon(world, 50.0)))
+    await settle()
+    world.session._pauses.answered("resource")
+    await settle()
+    assert waiting.done()
+    await waiting
 
 
 async def test_a_guest_without_a_tee_says_so_and_asks_nobody() -> None:

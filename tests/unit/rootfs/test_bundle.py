@@ -24,6 +24,40 @@ def test_every_program_of_the_project_has_a_launcher() -> None:
         compile(text, "launcher", "exec")
 
 
+@pytest.mark.parametrize(
+    ("path", "production", "development"),
+    [
+        ("devkit/__init__.py", False, True),
+        ("devkit/sample.py", False, True),
+        ("devkit/demo.py", False, False),
+        ("devkit/kbs/__init__.py", False, False),
+        ("tee/devkit/sample.py", True, True),
+        ("variant.py", True, True),
+        ("py.typed", False, False),
+    ],
+)
+def test_a_development_image_has_the_sample_attester_and_no_more(
+    path: str, *, production: bool, development: bool
+) -> None:
+    assert stdlib.wanted_of_agent(PurePosixPath(path)) is production
+    assert stdlib.wanted_of_agent_dev(PurePosixPath(path)) is development
+
+
+def test_the_variant_is_a_line_of_code_that_differs() -> None:
+    here = (ROOT / "agent/variant.py").read_text()
+    there = bundle.variant(ROOT)
+    changed = [pair for pair in zip(here.splitlines(), there.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert changed == [("DEVELOPMENT: Final[bool] = False", "DEVELOPMENT: Final[bool] = True")]
+    compile(there, "variant", "exec")
+
+
+def test_a_checkout_without_that_line_is_not_built(tmp_path: Path) -> None:
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent/variant.py").write_text("DEVELOPMENT = False\n")
+    with pytest.raises(BuildError, match="says nothing of DEVELOPMENT"):
+        bundle.variant(tmp_path)
+
+
 @pytest.mark.parametrize("prefix", ["", "/"])
 def test_a_launcher_of_a_root_file_system(prefix: str) -> None:
     assert bundle.launchers(prefix)["coco-agent"].startswith("#!/usr/lib/coco-agent/bin/python3 -IS\n")

@@ -22,6 +22,13 @@ def test_three_processes_in_katas_order() -> None:
     assert [one.config for one in launches] == [f"{kata.INIT_DATA}/aa.toml", f"{kata.INIT_DATA}/cdh.toml", ""]
 
 
+def test_a_development_image_says_so_first_and_starts_the_same() -> None:
+    assert manifest.DEVELOPMENT.startswith("# DEVELOPMENT IMAGE")
+    assert "DEVELOPMENT" not in manifest.COMPONENTS
+    assert kata.plan(manifest.DEVELOPMENT) == kata.plan(manifest.COMPONENTS)
+    assert kata.paths(manifest.DEVELOPMENT) == kata.paths(manifest.COMPONENTS)
+
+
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_the_level_says_how_many(level: int) -> None:
     assert len(kata.plan(manifest.COMPONENTS, level=level)) == level

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from rootfs import extension
 from rootfs.image import Verity
 from rootfs.product import Built, Product
 
@@ -18,6 +19,13 @@ FILES = (
     "pyproject.toml", "requirements.lock", "requirements-dev.lock",
     "agent/a.py", "agent/room/b.py", "rootfs/c.py", "systemd/a.service",
 )  # fmt: skip
+
+
+def test_a_development_image_lies_beside_the_other() -> None:
+    one, other = extension.PRODUCT, extension.DEV_PRODUCT
+    assert not set(one.names) & set(other.names)
+    assert all("-dev" in name for name in (*other.names, other.name))
+    assert not any("-dev" in name for name in (*one.names, one.name))
 
 
 @pytest.fixture

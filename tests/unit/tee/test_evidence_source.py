@@ -6,6 +6,7 @@ import sys
 import msgspec
 import pytest
 
+from agent import variant
 from agent.clock import Deadline
 from agent.config import limits
 from agent.config.model import Attester as Settings
@@ -99,6 +100,24 @@ async def test_sample_only_where_it_is_allowed() -> None:
     assert source.problem is None
     assert source.devices == ()
     assert msgspec.json.decode(await source.primary(b"x", DEADLINE))["svn"] == "1"
+
+
+async def test_a_development_image_needs_no_setting_and_marks_its_evidence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(AgentError) as caught:
+        _ = select(NOTHING, Settings()).tee
+    assert caught.value.code is ErrorCode.NO_TEE
+    monkeypatch.setattr(variant, "DEVELOPMENT", True)
+    source = select(NOTHING, Settings())
+    assert source.tee == "sample"
+    assert await source.primary(b"data", DEADLINE) == (
+        b'{"svn":"1","report_data":"ZGF0YQ==","image":"development"}'
+    )
+    assert select(Detection((), "tdx", ()), Settings()).tee == "tdx"
+    with pytest.raises(AgentError) as caught:
+        _ = select(Detection((), None, (), ("az-snp-vtpm",)), Settings()).tee
+    assert caught.value.code is ErrorCode.TEE_NOT_SUPPORTED
 
 
 async def test_the_sample_device_needs_both_switches() -> None:

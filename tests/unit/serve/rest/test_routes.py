@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from agent import variant
 from agent.config.model import Features, Gateway
 from agent.errors import ErrorCode
 from agent.roles import Freshness, MeasurementResult
@@ -171,6 +172,12 @@ async def test_1_4_info_with_the_attester_has_all_keys_in_order() -> None:
 async def test_1_4_info_leaves_out_additional_tees_when_there_are_none() -> None:
     body = (await gate(Features.ATTESTATION).ask("GET", "/info")).body
     assert list(json.loads(body)) == ["version", "tee", "feature"]
+
+
+async def test_1_4_info_of_a_development_image_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variant, "DEVELOPMENT", True)
+    body = (await gate(Features.ATTESTATION).ask("GET", "/info")).body
+    assert json.loads(body)["image"] == "development"
 
 
 async def test_1_4_bug_info_answers_without_tee_when_the_attester_fails() -> None:
