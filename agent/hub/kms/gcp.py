@@ -227,10 +227,10 @@ class Gcp:
         self._tokens.close()
 
     async def _call(self, method: str, url: str, body: bytes, deadline: Deadline) -> KmsAnswer:
-        token = await self._tokens.get(self._login, deadline)
+        token = await self._tokens.get(self._read, self._login, deadline)
         answer = await self._send(method, url, body, token, deadline)
         if answer.status == 401:
-            token = await self._tokens.get(self._login, deadline, stale=token)
+            token = await self._tokens.get(self._read, self._login, deadline, stale=token)
             answer = await self._send(method, url, body, token, deadline)
         if answer.status != 200:
             refusal = parse_refusal(answer, _Refusal)
@@ -243,12 +243,11 @@ class Gcp:
             headers["Content-Type"] = "application/json"
         return await self._context.http.send(method, url, headers, body, deadline)
 
-    async def _login(self, deadline: Deadline) -> Lease[Secret]:
-        content = await self._context.credentials.read("gcp", _CREDENTIAL, deadline)
-        try:
-            account = parse_credentials(content, ServiceAccount, f"gcp/{_CREDENTIAL}")
-        finally:
-            content.wipe()
+    async def _read(self, deadline: Deadline) -> Secret:
+        return await self._context.credentials.read("gcp", _CREDENTIAL, deadline)
+
+    async def _login(self, content: Secret, deadline: Deadline) -> Lease[Secret]:
+        account = parse_credentials(content, ServiceAccount, f"gcp/{_CREDENTIAL}")
         assertion = sign_request(account, self._context.clock.wall())
         body = urlencode({"grant_type": GRANT, "assertion": assertion}).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
