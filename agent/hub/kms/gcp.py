@@ -48,7 +48,11 @@ _SERVICE: Final = "Google Cloud"
 _CREDENTIAL: Final = "credential.json"
 # Older keys name the first one; the service is the same.
 _TOKEN_URIS: Final = frozenset({"", "https://accounts.google.com/o/oauth2/token", TOKEN_URL})
-_PROJECT: Final = r"projects/(?:[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{1,20})"
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# An id, a number, or the id of a project of a domain (example.com:my-project); these are old, maybe short.
+_PROJECT: Final = (
+    rf"projects/(?:[a-z][a-z0-9-]{{4,28}}[a-z0-9]|[0-9]{{1,20}}|(?:{_LABEL}\.){{1,8}}{_LABEL}:{_LABEL})"
+)
 _REGION: Final = re.compile(r"[a-z]{2,20}(?:-[a-z0-9]{1,20}){0,3}", re.ASCII)
 _SECRET: Final = re.compile(
     _PROJECT + r"(?:/locations/(?P<region>[a-z0-9-]{2,40}))?/secrets/[A-Za-z0-9_-]{1,255}"
