@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
@@ -21,6 +22,8 @@ from tests.unit.cli.inspect_files import FILES, HEADER, LOG, TD15, attestation, 
 from tests.unit.tee.evidence.amd import signer
 from tests.unit.tee.evidence.forge import Forge, attempt
 from tests.unit.tee.evidence.test_encodings import token
+from tests.unit.tee.evidence.test_events import event, spec_id
+from tests.unit.tee.evidence.test_events_sha1 import SHA1_LOG, entry
 from tests.vectors import recorded
 
 if TYPE_CHECKING:
@@ -233,6 +236,28 @@ def test_events_of_a_recorded_log_can_be_read() -> None:
     assert "PK, empty" in said
     assert "Boot0000 UiApp" in said
     assert "grub_cmd set timeout=1" in said  # and not the byte that was measured behind it
+
+
+def test_a_tpms_log_is_replayed_from_its_startup_locality() -> None:
+    log = spec_id((0x0B, 32)) + event(0, 3, (0x0B, bytes(32)), data=b"StartupLocality\0\3")
+    found = inspected(log + event(0, 8, (0x0B, b"\1" * 32)))
+    value = hashlib.sha256(bytes(31) + b"\3" + b"\1" * 32).digest()
+    assert found.tables[1].rows == ((0, "sha256", value),)
+    assert found.as_json()["fields"]["startup_locality"] == 3
+    assert found.as_json()["warnings"] == []
+
+
+@pytest.mark.parametrize("data", [SHA1_LOG, spec_id((4, 20)) + event(0, 8, (4, bytes(20)))])
+def test_a_log_with_sha1_alone_is_weak(saved: Path, capsys: pytest.CaptureFixture[str], data: bytes) -> None:
+    assert run(saved, data) == 0
+    assert "warning: weak: SHA-1" in capsys.readouterr().out
+    both = spec_id((4, 20), (0x0B, 32)) + event(0, 8, (4, bytes(20)), (0x0B, bytes(32)))
+    assert inspected(both).warnings == ()
+
+
+def test_a_sha1_log_that_is_cut_fails_and_is_shown() -> None:
+    found = inspected(SHA1_LOG + entry(0, 8, b"more")[:-1])
+    assert (found.kind, checks(found)["event log"]) == ("sha1-event-log", False)
 
 
 def test_sample_evidence_is_an_alarm() -> None:
