@@ -17,6 +17,7 @@ from agent.tee.evidence.events import (
     salvage,
     startup_locality,
 )
+from agent.tee.evidence.events_refused import refusals
 from agent.tee.evidence.events_sha1 import salvage_sha1
 from agent.tee.evidence.verdict import Check
 
@@ -55,7 +56,10 @@ def event_log(data: bytes, _context: Context, rtmrs: Sequence[bytes] | None = No
             Field("terminator", log.terminated),
             *_started(log.events),
         ),
-        warnings=_weak(algorithms),
+        warnings=(
+            *_weak(algorithms),
+            *(f"Trustee refuses the log for {each}" for each in refusals(log, data)),
+        ),
         checks=(_whole(log, problem), *checks),
         tables=(_events(log.events), *registers),
     )

@@ -27,7 +27,7 @@ MAX_CERTIFICATES: Final = 32
 """Entries of a certificate table; hosts send one to five."""
 
 _TABLE: Final = "SNP certificate table"
-_KEYS: Final = frozenset({"VCEK", "VLEK"})
+KEYS: Final = frozenset({"VCEK", "VLEK"})
 _VERSION: Final = 0xA0
 
 
@@ -88,7 +88,7 @@ def for_verifier(signing_key: str, table: Sequence[Certificate]) -> tuple[Certif
         None of them when the signing key's is not there. An ASK that did not issue it is left out: the table
         has one place for the issuers of both keys.
     """
-    wanted = {signing_key} & _KEYS or _KEYS  # a key that is not known yet: any may be it
+    wanted = {signing_key} & KEYS or KEYS  # a key that is not known yet: any may be it
     keys = [each for each in table if each.kind in wanted]
     # T-TEE-60: with a chain that lacks the key the verifier refuses; with none it fetches the key.
     if not keys:
