@@ -306,8 +306,10 @@ def test_what_verifiers_refuse_of_a_log_is_a_warning(saved: Path, capsys: pytest
     log = spec_id((0x0C, 48)) + event(1, 0x99, (0x0C, bytes(48))) + event(1, 0x99, (0x0C, bytes(48)))
     assert run(saved, log + bytes(4), "--json") == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == [
-        "Trustee refuses the log for a type that it does not know "
-        "(event 1, EV_0x00000099 at offset 65; 2 events)",
+        (
+            "Trustee refuses the log for a type that it does not know "
+            "(event 1, EV_0x00000099 at offset 65; 2 events)"
+        ),
         "Trustee refuses the log for a terminator of 4 bytes, where 8 or none belong",
     ]
 
