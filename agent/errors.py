@@ -569,7 +569,8 @@ class ErrorCode(enum.Enum):
     SAMPLE_REFUSED = _hardware(
         _R.FAILED_PRECONDITION,
         "Sample evidence is refused in this guest.",
-        "Sample evidence proves nothing. Only attester.allow_sample = true in agent.toml permits it.",
+        "Sample evidence proves nothing, and a sample key protects nothing. An image without the development "
+        "kit makes no sample evidence, whatever agent.toml says: start that guest with a TEE.",
     )
     EVIDENCE_TIMEOUT = _hardware(
         _R.DEADLINE_EXCEEDED,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
+from agent.config.rules import makes_samples
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError
 from agent.files import read_beneath
@@ -90,7 +91,7 @@ def _no_tee(patient: Patient) -> Finding:
             "The virtual machine was started without its TEE, or the guest kernel lacks the driver. Look at "
             "the runtime class's configuration (confidential_guest) and at the node's firmware settings.",
         )
-    if patient.config.attester.allow_sample:
+    if patient.config.attester.allow_sample and makes_samples():
         return Finding(
             "platform",
             "TEE",
