@@ -354,6 +354,13 @@ class ErrorCode(enum.Enum):
         "The broker logs why and does not say it to guests. Usual causes: reference values, missing "
         "collateral, an init-data mismatch, a verifier without this TEE.",
     )
+    MEASUREMENT_REJECTED = _broker(
+        401,
+        _R.UNAUTHENTICATED,
+        "The key broker says that this guest's measurement or init-data does not fit its policy.",
+        "The log has its words. Compare the broker's reference values and attestation policy with what "
+        "'coco-agent inspect' and 'coco-agent initdata digest' show of this guest.",
+    )
     TOKEN_REJECTED = _broker(
         401,
         _R.UNAUTHENTICATED,
@@ -562,7 +569,8 @@ class ErrorCode(enum.Enum):
     SAMPLE_REFUSED = _hardware(
         _R.FAILED_PRECONDITION,
         "Sample evidence is refused in this guest.",
-        "Sample evidence proves nothing. Only attester.allow_sample = true in agent.toml permits it.",
+        "Sample evidence proves nothing, and a sample key protects nothing. An image without the development "
+        "kit makes no sample evidence, whatever agent.toml says: start that guest with a TEE.",
     )
     EVIDENCE_TIMEOUT = _hardware(
         _R.DEADLINE_EXCEEDED,

@@ -23,7 +23,8 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--chain",
         metavar="FILE",
-        help="certificates that are not in FILE: PEM, one in DER, or a host's certificate table",
+        action="append",
+        help="certificates not in FILE: PEM, one in DER, or a host's certificate table; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -50,7 +51,7 @@ def run(arguments: Namespace) -> int:
         text.print_json(found.as_json())
     else:
         print(found.as_text(colour=text.colourful()))
-        if arguments.chain is None and found.lacks_certificates():
+        if not arguments.chain and found.lacks_certificates():
             print("\nnext: give the certificates that are missing with --chain FILE.")
         if found.failed():
             print("\nAt least one check FAILED: do not trust this evidence.", file=sys.stderr)
@@ -83,21 +84,25 @@ def _unknown(content: bytes, *, as_json: bool) -> int:
     return text.EXIT_FAILED
 
 
-def _context(name: str | None) -> Context:
+def _context(names: list[str] | None) -> Context:
     from msgspec.structs import replace  # noqa: PLC0415
 
     from agent.cli.inspection.document import Context  # noqa: PLC0415
-    from agent.tee.evidence import certs  # noqa: PLC0415
     from agent.tee.evidence.verdict import VENDOR  # noqa: PLC0415
 
-    if name is None:
+    if not names:
         return Context()
-    content = connect.read_input(name, limits.INSPECT_CHAIN_MAX)
-    if b"-----BEGIN" in content:
-        ders = tuple(certs.der(each) for each in certs.load_pem_chain(content))
-    else:
-        ders = _binary_chain(content)
+    found = [der for name in names for der in _chain(connect.read_input(name, limits.INSPECT_CHAIN_MAX))]
+    ders = tuple(dict.fromkeys(found))
     return Context(replace(VENDOR, certificates=ders), ders, _pem(ders))
+
+
+def _chain(content: bytes) -> tuple[bytes, ...]:
+    from agent.tee.evidence import certs  # noqa: PLC0415
+
+    if b"-----BEGIN" in content:
+        return tuple(certs.der(each) for each in certs.load_pem_chain(content))
+    return _binary_chain(content)
 
 
 def _binary_chain(content: bytes) -> tuple[bytes, ...]:

@@ -121,6 +121,9 @@ _AA: Final = (
         "attester.init_pcr"),
     _aa("eventlog_config.enable_eventlog", kinds.FLAG, "true", "keep a log of runtime measurements",
         "attester.enable_eventlog"),
+    _aa("eventlog_config.require_firmware_log", kinds.FLAG, "false",
+        "answer NOT_SUPPORTED to measurements in TDX and CSV guests without a firmware log (CCEL)",
+        "attester.require_firmware_log"),
     _aa("log.level", kinds.FILTER, '"debug"', "log level; of a filter, its first plain level",
         "observe.log_level", lenient=True),
 )  # fmt: skip

@@ -142,6 +142,8 @@ class Attester(msgspec.Struct, frozen=True):
         refresh_while_used: seconds after its last use the token is still renewed in the background; 0: never.
         init_pcr: register for runtime measurements when the caller names none; 0 to 23.
         enable_eventlog: aa.toml ``eventlog_config.enable_eventlog``; without it, measurements are refused.
+        require_firmware_log: aa.toml ``eventlog_config.require_firmware_log``; measure nothing where
+            verifiers replay our log behind the firmware's, and there is none.
         eventlog_dir: folder of the runtime event log and its write-ahead record, on a tmpfs.
         sysroot: prefix of /sys, /dev and /proc; "/" outside of tests.
         expected_devices: wire strings of devices that must give evidence, e.g. ``nvidia``, or
@@ -163,6 +165,7 @@ class Attester(msgspec.Struct, frozen=True):
     refresh_while_used: float = limits.TOKEN_REFRESH_WHILE_USED
     init_pcr: int = 17
     enable_eventlog: bool = False
+    require_firmware_log: bool = True
     eventlog_dir: str = EVENTLOG_DIR
     sysroot: str = "/"
     expected_devices: tuple[str, ...] = ()

@@ -51,8 +51,24 @@ def _origins(config: Config, settings: Settings, report: Report) -> None:
             )
 
 
+def makes_samples() -> bool:
+    """Whether the development kit is here, which makes sample evidence; guest images leave it out."""
+    from importlib.util import find_spec  # noqa: PLC0415  # for guests that ask for samples only
+
+    try:
+        return find_spec("agent.devkit.sample") is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def _sample(config: Config, settings: Settings, report: Report) -> None:
-    if config.attester.allow_sample:
+    if config.attester.allow_sample and not makes_samples():
+        report.warn(
+            *settings.where("attester.allow_sample"),
+            "has no effect: the development kit is not in this image, so there is no sample evidence",
+            "remove it, and start the guest with a TEE",
+        )
+    elif config.attester.allow_sample:
         report.warn(
             *settings.where("attester.allow_sample"),
             "without a TEE this guest makes evidence that proves nothing",

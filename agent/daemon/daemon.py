@@ -64,6 +64,7 @@ class Daemon:
         self.config = config
         self._shared = Shared(config.observe, clock or SystemClock())
         self._listeners = dict(listeners)
+        self._warned: set[str] = set()
         self.attester: AttesterPart | None = None
         self.hub: HubPart | None = None
         self.gateway: GatewayPart | None = None
@@ -97,7 +98,7 @@ class Daemon:
             Role.HUB: self.hub,
             Role.GATEWAY: self.gateway,
         }
-        _warn(self.config)
+        self._warn(self.config)
         try:
             for role, part in parts.items():
                 if part is not None:
@@ -120,7 +121,7 @@ class Daemon:
         Raises:
             AgentError: CONFIG_INVALID; then the role is not open.
         """
-        _warn(config)
+        self._warn(config)
         if role is Role.HUB:
             attester = self.attester
             if attester is not None and not attester.place.is_at(config.hub.aa_socket):
@@ -160,6 +161,13 @@ class Daemon:
             attester = None
         gateway.connect(hub, attester)
 
+    def _warn(self, config: Config) -> None:
+        """Say once what an operator would otherwise find out at 3 a.m.: roles read some files alike."""
+        for warning in config.warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                log.warning("configuration", extra={"reason": warning})
+
     async def stop(self) -> None:
         """Close everything, newest first. Safe to call twice."""
         self._shared.health.stopping()
@@ -192,9 +200,3 @@ async def _opened(part: _Part, listeners: Sequence[socket.socket]) -> None:
     except BaseException:
         await part.close()
         raise
-
-
-def _warn(config: Config) -> None:
-    """Say once what an operator would otherwise find out at 3 a.m."""
-    for warning in config.warnings:
-        log.warning("configuration", extra={"reason": warning})

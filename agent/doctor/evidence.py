@@ -12,7 +12,7 @@ from agent.doctor import guest
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError, ErrorCode
 from agent.tee.attesters import MODULES, DeviceAttester
-from agent.tee.eventlog import problems, shipped
+from agent.tee.eventlog import problems, shipped, unreplayable
 from agent.tee.eventlog.ship import CCEL, LOG_NAME
 from agent.tee.evidence.events import parse_log, replay
 from agent.tee.evidence.tpm import INIT_DATA_PCR
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 AREA: Final = "evidence"
 _QUOTE: Final = 20.0
+_WITHOUT_CCEL: Final = (
+    "Verifiers cannot replay RTMR0 to 2, and would refuse evidence with runtime events: none are measured "
+    "unless eventlog_config.require_firmware_log is false. Use firmware that writes the CC log."
+)
 _REPORT_DATA: Final = b"coco-agent doctor".ljust(48, b"\0")
 
 
@@ -95,6 +99,8 @@ async def registers(patient: Patient) -> AsyncIterator[Finding]:
     except AgentError as error:
         yield failed("measurement", "registers", error)
         return
+    if problem is None and getattr(measures, "FIRMWARE_LOG", False):
+        problem = unreplayable(settings)
     verdict = Verdict.GOOD
     if problem:
         verdict = Verdict.BAD if settings.enable_eventlog else Verdict.UNKNOWN
@@ -143,7 +149,7 @@ async def event_log(patient: Patient) -> AsyncIterator[Finding]:
             "CCEL",
             Verdict.BAD if wanted else Verdict.UNKNOWN,
             f"no /{CCEL}",
-            "Verifiers cannot replay RTMR0 to 2. Use firmware that writes the CC log." if wanted else "",
+            _WITHOUT_CCEL if wanted else "",
         )
     else:
         for reason in problems(settings):  # what evidence carries leaves these parts out

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent import variant
 from agent.config import limits
+from agent.config.rules import makes_samples
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError
 from agent.files import read_beneath
@@ -93,7 +94,7 @@ def _no_tee(patient: Patient) -> Finding:
         )
     if variant.DEVELOPMENT:
         return Finding("platform", "TEE", Verdict.WARNING, f"none; {variant.WARNING}", "Never in production.")
-    if patient.config.attester.allow_sample:
+    if patient.config.attester.allow_sample and makes_samples():
         return Finding(
             "platform",
             "TEE",

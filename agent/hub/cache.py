@@ -242,7 +242,7 @@ class ResourceCache:
     def refuse(self, ticket: Ticket, error: AgentError) -> None:
         """Take note of a failure; what the broker refuses is no longer handed out."""
         # T-CACHE-4: a denial ends everything that was released before, also for a broker that goes away next.
-        if error.code is ErrorCode.ATTESTATION_REJECTED:
+        if error.code in {ErrorCode.ATTESTATION_REJECTED, ErrorCode.MEASUREMENT_REJECTED}:
             self.invalidate("the broker refused this guest's evidence")
         elif error.code in REFUSALS:
             forgotten = ticket.void

@@ -37,6 +37,23 @@ _AT_HANDSHAKE: Final[Mapping[str, ErrorCode]] = {
     "AttestationError": ErrorCode.ATTESTATION_REJECTED,
 }
 
+_AT_ATTEST: Final[Mapping[str, ErrorCode]] = {
+    "PolicyDeny": ErrorCode.MEASUREMENT_REJECTED,
+}
+"""Problems that speak about evidence; Trustee itself has one type for all of them."""
+
+_SUBJECT: Final = re.compile(
+    r"\b(?:measurements?|reference[ -]values?|launch[ _-]?digest|host[ _-]?data|init[ _-]?data"
+    r"|mr_?config_?id|mr_?td|rtmr_?[0-3]?|pcr_?[0-9]{0,2}|policy|policies)\b",
+    re.IGNORECASE,
+)
+_VERDICT: Final = re.compile(
+    r"\b(?:mismatch(?:e[ds])?|unmatched|(?:not|no) match(?:ed)?|differ(?:s|ent)?|den(?:y|ie[ds])"
+    r"|reject(?:s|ed)?|not allowed|unexpected|contraindicated)\b",
+    re.IGNORECASE,
+)
+"""Words of a broker that says which part of the evidence it did not like; Trustee says nothing."""
+
 _ANYWHERE: Final[Mapping[str, ErrorCode]] = {
     "PolicyEngineError": ErrorCode.KBS_POLICY_BROKEN,
     "ParsePolicyError": ErrorCode.KBS_POLICY_BROKEN,
@@ -130,6 +147,8 @@ def _meaning(endpoint: str, status: int, body: bytes) -> AgentError:
 def _by_name(endpoint: str, name: str, detail: str, where: str) -> AgentError | None:
     if name == "AttestationError" and _VERSION_MISMATCH in detail:
         return AgentError(ErrorCode.PROTOCOL_MISMATCH, where, problem=name)
+    if endpoint == "attest" and (code := _about_measurement(name, detail)):
+        return AgentError(code, where, problem=name)
     code = (_AT_RESOURCE if endpoint == "resource" else _AT_HANDSHAKE).get(name) or _ANYWHERE.get(name)
     if code is not None:
         return AgentError(code, where, problem=name)
@@ -139,6 +158,11 @@ def _by_name(endpoint: str, name: str, detail: str, where: str) -> AgentError | 
     if name in _AT_RESOURCE or name in _AT_HANDSHAKE:
         return AgentError(ErrorCode.KBS_BAD_RESPONSE, f"out of place: {where}", problem=name)
     return None
+
+
+def _about_measurement(name: str, detail: str) -> ErrorCode | None:
+    told = name == "AttestationError" and _SUBJECT.search(detail) and _VERDICT.search(detail)
+    return ErrorCode.MEASUREMENT_REJECTED if told else _AT_ATTEST.get(name)
 
 
 def _by_status(status: int, where: str, name: str | None) -> AgentError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.kbs import jwe
+from agent.kbs.appraisal import doubts
 from agent.kbs.skew import explain
 from agent.secret import Secret
 
@@ -63,7 +64,7 @@ class ResourceClient:
         try:
             secret = await self._fetch(uri, deadline)
         except AgentError as error:
-            self._metrics.resource_denied(error.code)
+            self._metrics.resource_failed(error.code)
             raise
         self._metrics.resource_released()
         return secret
@@ -78,12 +79,20 @@ class ResourceClient:
             except AgentError as error:
                 # T-KBS-72: by meaning, since every refusal is a 401. A typo or a denial must not make the
                 # guest attest again and again (user_pains.md row 2).
+                if error.code is ErrorCode.RESOURCE_DENIED:
+                    error.detail += _appraised(held)
                 if error.code is not ErrorCode.TOKEN_REJECTED:
                     raise
                 if attestations == limits.RESOURCE_ATTESTATIONS:
                     raise explain(error, self._skew, just_attested=True) from None
             attestations += 1
             held = await self._tokens.token(deadline, refused=held)
+
+
+def _appraised(token: KbsToken) -> str:
+    """What a policy may have looked at."""
+    said = doubts(token.jwt.reveal().decode("ascii", "replace"))
+    return f" (the token says: {said})" if said else ""
 
 
 def open_answer(media_type: str, body: bytes, key: TeeKey) -> Secret:

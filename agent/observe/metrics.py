@@ -16,11 +16,10 @@ from prometheus_client import (
 )
 
 from agent import __version__
+from agent.errors import ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from agent.errors import ErrorCode
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -66,7 +65,12 @@ class Metrics:
         self._credentials = self._counter("kbs_credentials", "Resource requests by credential.", "kind")
         self._token = Gauge("coco_token_bytes", "Size of the latest token reply.", registry=self.registry)
         self._released = self._counter("kbs_resource_releases", "Resources the broker released.")
-        self._denied = self._counter("kbs_resource_denials", "Resources not released.", "reason")
+        self._denied = self._counter(
+            "kbs_resource_denials", "Resources that the broker's policy did not release.", "reason"
+        )
+        self._missed = self._counter(
+            "kbs_resource_failures", "Resources that were not had for any other reason.", "reason"
+        )
         self._requests = self._counter("requests", "Requests by API.", "api", "verb", "result")
         self._ended = self._counter("connections_ended", "Connections ended or refused.", "reason")
         self._devices = self._counter("device_evidence", "Evidence of devices.", "tee", "result")
@@ -133,9 +137,10 @@ class Metrics:
         """The broker released a resource."""
         self._released.inc()
 
-    def resource_denied(self, code: ErrorCode) -> None:
-        """A resource was not released."""
-        self._denied.labels(code.name).inc()
+    def resource_failed(self, code: ErrorCode) -> None:
+        """A resource was not had: a denial is a policy's refusal, anything else is a failure."""
+        counter = self._denied if code is ErrorCode.RESOURCE_DENIED else self._missed
+        counter.labels(code.name).inc()
 
     def request(self, api: str, verb: str, result: str) -> None:
         """One request of a caller: api ``rest`` or ``ttrpc``; result ``ok`` or a code."""

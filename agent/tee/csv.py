@@ -36,6 +36,8 @@ DEVICE: Final = "dev/csv-guest"
 GET_REPORT: Final = 0xC0104401
 REGISTERS: Final = 0xC0184402
 ALGORITHM: Final = "sm3"
+FIRMWARE_LOG: Final = True
+"""See ``agent.tee.tdx``; the verifier wants registers 1 to 4 (attesters.md 21)."""
 
 STATUS, READ, EXTEND = 1, 3, 4
 """Subcommands of :data:`REGISTERS`."""

@@ -13,6 +13,7 @@ from agent.tee.backoff import Backoff
 from agent.tee.base import pad, regularize
 from agent.tee.evidence import snp_json
 from agent.tee.evidence.snp import parse_certificates, parse_report
+from agent.tee.evidence.snp_table import for_verifier
 
 if TYPE_CHECKING:
     from agent.config.model import Attester as Settings
@@ -26,7 +27,7 @@ _HOST_DATA: Final = 32
 def collect(
     settings: Settings, report_data: bytes, deadline: Deadline, *, ioctl: Ioctl = fcntl.ioctl
 ) -> bytes:
-    """The report and the host's certificates as JSON (attesters.md 2.4).
+    """The report and the host's certificates as JSON (attesters.md 2.4), the signing key's first.
 
     Args:
         settings: ``sysroot``, ``snp_vmpl``.
@@ -46,7 +47,7 @@ def collect(
         raise AgentError(ErrorCode.EVIDENCE_FAILED, "the SNP report carries other report data than ours")
     # A host without certificates gives no table, or one of zeros.
     certificates = parse_certificates(table) if table else ()
-    return snp_json.encode(report, certificates or None)
+    return snp_json.encode(report, for_verifier(report.signing_key, certificates))
 
 
 def bind_init_data(settings: Settings, digest: bytes, *, ioctl: Ioctl = fcntl.ioctl) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ALGORITHM: Final = "sha384"
 """Of the runtime measurement registers."""
 
+FIRMWARE_LOG: Final = True
+"""Verifiers replay our event log behind the firmware's (attesters.md 21.3)."""
+
 PROVIDER: Final = "tdx_guest"
 _REPORT_DATA: Final = 64
 _PCRS: Final = 24

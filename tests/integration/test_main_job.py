@@ -156,7 +156,7 @@ async def test_an_operator_sees_what_happened(place: Playground) -> None:
         "coco_attestation_attempts_total 1.0",
         "coco_attestation_success_total 1.0",
         "coco_kbs_resource_releases_total 1.0",
-        'coco_kbs_resource_denials_total{reason="RESOURCE_NOT_FOUND"} 1.0',
+        'coco_kbs_resource_failures_total{reason="RESOURCE_NOT_FOUND"} 1.0',
         'coco_requests_total{api="rest",result="ok",verb="get_resource"} 1.0',
     ):
         assert line in metrics

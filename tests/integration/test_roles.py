@@ -57,6 +57,17 @@ async def test_roles_opened_later_share_one_attestation(tmp_path: Path) -> None:
             assert kbs.counters["attest"] == 1
 
 
+async def test_what_the_roles_read_alike_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(configured(tmp_path.resolve(), "http://127.0.0.1:1"), warnings=("one", "two"))
+    async with running(Daemon(config, ATTESTER)) as daemon:
+        await daemon.open(Role.HUB, replace(config, warnings=("two", "three")))
+        await daemon.open(Role.GATEWAY, config)
+    said = [vars(record)["reason"] for record in caplog.records if record.getMessage() == "configuration"]
+    assert said == ["one", "two", "three"]
+
+
 async def test_the_gateway_follows_a_hub_that_is_opened_anew(tmp_path: Path) -> None:
     async with DevKbs() as kbs, DevKbs() as other:
         kbs.put("default/key/1", b"value")

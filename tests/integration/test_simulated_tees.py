@@ -22,7 +22,9 @@ from agent.devkit.playground import playground
 from agent.devkit.sample import SampleDevice
 from agent.tee.attesters import DeviceAttester
 from agent.tee.binding import bind_digest
+from agent.tee.eventlog.ship import CCEL
 from agent.tee.evidence_source import GuestEvidence
+from tests.integration.fuse_support import need_fuse
 
 from .support import BIN, CLEAN_ENVIRONMENT, http, soon
 
@@ -206,6 +208,25 @@ async def test_measurements_of_a_tdx_guest_are_in_log_and_registers() -> None:
         await measure(place, "second")
         assert await secret(place) == (200, SECRET)
         assert [base64.b64decode(log).count(b"test Measure ") for log in seen] == [1, 2]
+
+
+@pytest.mark.parametrize("required", [True, False])
+async def test_a_tdx_guest_without_a_firmware_log(*, required: bool) -> None:
+    need_fuse()
+    body = json.dumps({"domain": "test", "operation": "Measure", "content": "image"}).encode()
+    async with guest("tdx") as simulated:
+        (Path(simulated.sysroot) / CCEL).unlink()
+        settings = replace(simulated.settings, require_firmware_log=required)
+        async with playground(guest=replace(simulated, settings=settings)) as place:
+            place.kbs.put(PATH, SECRET)
+            assert await secret(place) == (200, SECRET)
+            answer = await http(
+                f"{place.rest}/aa/aael", "POST", body, headers={"Content-Type": "application/json"}
+            )
+            assert answer.status == 200
+            assert (b"does not support" in answer.body) == required
+            # What the answer is for: Trustee wants a log to lead to all registers, or none at all.
+            assert (await secret(place))[0] == (200 if required else 401)
 
 
 async def measure(place: Playground, content: str) -> None:

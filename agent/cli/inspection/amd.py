@@ -8,10 +8,11 @@ from agent.cli.inspection.document import Context, Document, Field, Table, flags
 from agent.cli.inspection.members import encode
 from agent.errors import AgentError
 from agent.tee.evidence import certs, snp_chain, snp_json
-from agent.tee.evidence.snp import SnpReport, parse_certificates, parse_report
+from agent.tee.evidence.snp import TAKEN_VERSIONS, SnpReport, parse_certificates, parse_report
+from agent.tee.evidence.snp_table import KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from agent.tee.evidence.snp import Certificate
 
@@ -37,7 +38,25 @@ def _report(found: SnpReport, certificates: Sequence[bytes], context: Context) -
         title=f"SEV-SNP report, version {found.version}, {' or '.join(found.generations)}",
         fields=(*_main_fields(found), *_other_fields(found)),
         checks=(*checks, *context.bindings(found.report_data, found.host_data)),
+        warnings=tuple(_refused(found)),
     )
+
+
+def _refused(found: SnpReport) -> Iterator[str]:
+    if found.version not in TAKEN_VERSIONS:
+        taken = f"{TAKEN_VERSIONS[0]} to {TAKEN_VERSIONS[-1]}"
+        yield f"Trustee refuses version {found.version} of the report; it takes {taken}"
+    if found.vmpl != 0:
+        yield "Trustee refuses a report of another VMPL than 0"
+
+
+def _refused_chain(found: SnpReport, certificates: Sequence[Certificate]) -> Iterator[str]:
+    """See :func:`agent.tee.evidence.snp_table.for_verifier`."""
+    kinds = [each.kind for each in certificates if each.kind in KEYS]
+    if certificates and not kinds:
+        yield "Trustee refuses certificates without VCEK and VLEK; with none at all it fetches the VCEK"
+    elif kinds and found.signing_key in KEYS and kinds[0] != found.signing_key:
+        yield f"Trustee takes the first key, {kinds[0]}, for the signing key; the report names the other"
 
 
 def _main_fields(found: SnpReport) -> tuple[Field, ...]:
@@ -102,6 +121,7 @@ def evidence(found: Mapping[str, object], context: Context) -> Document:
     return Document(
         kind="snp-evidence",
         title="evidence of snp",
+        warnings=tuple(_refused_chain(snp, certificates)),
         tables=(_certificates(certificates),) if certificates else (),
         parts=(whole,),
     )

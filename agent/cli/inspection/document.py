@@ -100,6 +100,7 @@ class Document(msgspec.Struct, frozen=True):
         checks: what was verified.
         tables: lists of things.
         parts: documents inside this one.
+        warnings: what verifiers refuse, or nobody should rely on, although no check failed.
     """
 
     kind: str
@@ -108,6 +109,7 @@ class Document(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...] = ()
     tables: tuple[Table, ...] = ()
     parts: tuple[Document, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def failed(self) -> bool:
         """Whether any check failed, here or in a part."""
@@ -128,6 +130,7 @@ class Document(msgspec.Struct, frozen=True):
             "failed": self.failed(),
             "fields": {_key(each.name): _value(each.value) for each in self.fields},
             "alarms": [_key(each.name) for each in self.fields if each.alarm],
+            "warnings": list(self.warnings),
             "checks": [
                 {"name": each.name, "result": RESULTS[each.passed], "detail": each.detail}
                 for each in self.checks
@@ -156,6 +159,9 @@ class Document(msgspec.Struct, frozen=True):
         for value in self.fields:
             line = f"  {value.name:<{width}}  {_cell(value.value)}".rstrip()
             yield text.painted(line, RED) if value.alarm and colour else line
+        for warning in self.warnings:
+            line = f"  warning: {plain(warning)}"
+            yield text.painted(line, RED) if colour else line
         if self.checks:
             yield ""
             yield from _check_lines(self.checks, colour=colour)

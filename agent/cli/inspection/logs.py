@@ -15,11 +15,16 @@ from agent.tee.evidence.events import (
     replay,
     runtime_event,
     salvage,
+    startup_locality,
 )
+from agent.tee.evidence.events_refused import refusals
+from agent.tee.evidence.events_sha1 import salvage_sha1
 from agent.tee.evidence.verdict import Check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from agent.tee.evidence.events import EventLog
 
 _HEADER: Final = ("REGISTER", "TYPE", "DIGEST", "OF EVENT", "EVENT")
 _SHOWN: Final = 200
@@ -41,11 +46,6 @@ def event_log(data: bytes, _context: Context, rtmrs: Sequence[bytes] | None = No
     """
     log, problem = salvage(data)
     algorithms = [ALGORITHMS.get(number, f"{number:#06x}") for number in log.algorithms]
-    whole = Check(
-        "event log",
-        problem is None,
-        f"{len(log.events)} events, {log.end} bytes" if problem is None else problem.detail,
-    )
     checks, registers = _replayed(log.events[1:], algorithms, rtmrs)
     return Document(
         kind="event-log",
@@ -54,10 +54,45 @@ def event_log(data: bytes, _context: Context, rtmrs: Sequence[bytes] | None = No
             Field("algorithms", tuple(algorithms)),
             Field("events", len(log.events)),
             Field("terminator", log.terminated),
+            *_started(log.events),
         ),
-        checks=(whole, *checks),
+        warnings=(
+            *_weak(algorithms),
+            *(f"Trustee refuses the log for {each}" for each in refusals(log, data)),
+        ),
+        checks=(_whole(log, problem), *checks),
         tables=(_events(log.events), *registers),
     )
+
+
+def sha1_log(data: bytes, _context: Context) -> Document:
+    """A TPM's log of the first format: no Spec ID event, SHA-1 digests."""
+    log, problem = salvage_sha1(data)
+    checks, registers = _replayed(log.events, ["sha1"], None)
+    return Document(
+        kind="sha1-event-log",
+        title="event log in the SHA-1 format (TCG 1.2)",
+        fields=(Field("algorithms", ("sha1",)), Field("events", len(log.events)), *_started(log.events)),
+        warnings=_weak(["sha1"]),
+        checks=(_whole(log, problem), *checks),
+        tables=(_events(log.events), *registers),
+    )
+
+
+def _whole(log: EventLog, problem: AgentError | None) -> Check:
+    detail = f"{len(log.events)} events, {log.end} bytes" if problem is None else problem.detail
+    return Check("event log", problem is None, detail)
+
+
+def _started(events: Sequence[Event]) -> tuple[Field, ...]:
+    locality = startup_locality(events)
+    return () if locality is None else (Field("startup locality (PCR 0 begins with it)", locality),)
+
+
+def _weak(algorithms: Sequence[str]) -> tuple[str, ...]:
+    if set(algorithms) != {"sha1"}:
+        return ()
+    return ("weak: SHA-1 is the only digest, and two boots can be made to share one; use the SHA-256 bank",)
 
 
 def runtime_log(data: bytes, _context: Context) -> Document:

@@ -11,6 +11,7 @@ import msgspec
 from agent.cli.inspection import amd, devices, intel, logs, objects, others, vtpm
 from agent.errors import AgentError
 from agent.tee.evidence.events import parse_entries
+from agent.tee.evidence.events_sha1 import looks_like_sha1_log
 from agent.tee.evidence.nitro_document import ES384
 from agent.tee.evidence.snp import REPORT_SIZE
 from agent.tee.evidence.snp_table import KINDS
@@ -81,8 +82,9 @@ FORMS: Final = (
     Form("NVIDIA SPDM report", lambda d: d.startswith(b"\x11\xe0"), devices.spdm_report),
     Form("Arm CCA token", lambda d: d.startswith(b"\xd9\x01\x8f"), others.cca_token),
     Form("AWS Nitro attestation document", lambda d: d.startswith(_NITRO), others.nitro),
-    Form("event log (CCEL or TCG, with or without AAEL)", _is_log, logs.event_log),
     Form("runtime event log (AAEL)", _is_runtime_log, logs.runtime_log),
+    Form("event log in the SHA-1 format (TCG 1.2)", looks_like_sha1_log, logs.sha1_log),
+    Form("event log (CCEL or TCG, with or without AAEL)", _is_log, logs.event_log),
 )
 
 KNOWN: Final = (

@@ -211,10 +211,10 @@ class Azure:
             raise bad_answer(_SERVICE, "value is not base64url") from None
 
     async def _call(self, method: str, url: str, body: bytes, deadline: Deadline) -> KmsAnswer:
-        token = await self._tokens.get(self._login, deadline)
+        token = await self._tokens.get(self._read, self._login, deadline)
         answer = await self._send(method, url, body, token, deadline)
         if answer.status == 401:
-            token = await self._tokens.get(self._login, deadline, stale=token)
+            token = await self._tokens.get(self._read, self._login, deadline, stale=token)
             answer = await self._send(method, url, body, token, deadline)
         if answer.status != 200:
             refusal = parse_refusal(answer, _Refusal)
@@ -227,7 +227,12 @@ class Azure:
             headers["Content-Type"] = "application/json"
         return await self._context.http.send(method, url, headers, body, deadline)
 
-    async def _login(self, deadline: Deadline) -> Lease[Secret]:
+    async def _read(self, deadline: Deadline) -> Secret:
+        if self._settings.auth == "managed_identity":
+            return Secret(b"")  # the machine's own
+        return await self._context.credentials.read("azure", _CREDENTIAL, deadline)
+
+    async def _login(self, content: Secret, deadline: Deadline) -> Lease[Secret]:
         if self._settings.auth == "managed_identity":
             query = {"api-version": "2018-02-01", "resource": RESOURCE}
             if self._settings.client_id:
@@ -237,11 +242,7 @@ class Azure:
             url = f"{METADATA}?{urlencode(query)}"
             answer = await self._context.http.send("GET", url, {"Metadata": "true"}, b"", deadline)
             return _token(answer, "Azure's metadata service")
-        content = await self._context.credentials.read("azure", _CREDENTIAL, deadline)
-        try:
-            application = parse_credentials(content, Application, f"azure/{_CREDENTIAL}")
-        finally:
-            content.wipe()
+        application = parse_credentials(content, Application, f"azure/{_CREDENTIAL}")
         if not _TENANT.fullmatch(application.tenant_id):
             raise AgentError(
                 ErrorCode.KMS_CREDENTIALS_INVALID,

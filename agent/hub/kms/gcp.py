@@ -48,7 +48,11 @@ _SERVICE: Final = "Google Cloud"
 _CREDENTIAL: Final = "credential.json"
 # Older keys name the first one; the service is the same.
 _TOKEN_URIS: Final = frozenset({"", "https://accounts.google.com/o/oauth2/token", TOKEN_URL})
-_PROJECT: Final = r"projects/(?:[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{1,20})"
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# An id, a number, or the id of a project of a domain (example.com:my-project); these are old, maybe short.
+_PROJECT: Final = (
+    rf"projects/(?:[a-z][a-z0-9-]{{4,28}}[a-z0-9]|[0-9]{{1,20}}|(?:{_LABEL}\.){{1,8}}{_LABEL}:{_LABEL})"
+)
 _REGION: Final = re.compile(r"[a-z]{2,20}(?:-[a-z0-9]{1,20}){0,3}", re.ASCII)
 _SECRET: Final = re.compile(
     _PROJECT + r"(?:/locations/(?P<region>[a-z0-9-]{2,40}))?/secrets/[A-Za-z0-9_-]{1,255}"
@@ -227,10 +231,10 @@ class Gcp:
         self._tokens.close()
 
     async def _call(self, method: str, url: str, body: bytes, deadline: Deadline) -> KmsAnswer:
-        token = await self._tokens.get(self._login, deadline)
+        token = await self._tokens.get(self._read, self._login, deadline)
         answer = await self._send(method, url, body, token, deadline)
         if answer.status == 401:
-            token = await self._tokens.get(self._login, deadline, stale=token)
+            token = await self._tokens.get(self._read, self._login, deadline, stale=token)
             answer = await self._send(method, url, body, token, deadline)
         if answer.status != 200:
             refusal = parse_refusal(answer, _Refusal)
@@ -243,12 +247,11 @@ class Gcp:
             headers["Content-Type"] = "application/json"
         return await self._context.http.send(method, url, headers, body, deadline)
 
-    async def _login(self, deadline: Deadline) -> Lease[Secret]:
-        content = await self._context.credentials.read("gcp", _CREDENTIAL, deadline)
-        try:
-            account = parse_credentials(content, ServiceAccount, f"gcp/{_CREDENTIAL}")
-        finally:
-            content.wipe()
+    async def _read(self, deadline: Deadline) -> Secret:
+        return await self._context.credentials.read("gcp", _CREDENTIAL, deadline)
+
+    async def _login(self, content: Secret, deadline: Deadline) -> Lease[Secret]:
+        account = parse_credentials(content, ServiceAccount, f"gcp/{_CREDENTIAL}")
         assertion = sign_request(account, self._context.clock.wall())
         body = urlencode({"grant_type": GRANT, "assertion": assertion}).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from agent.tee.eventlog.measurer import MeasuredEvidence, Measurer
 from agent.tee.eventlog.runtime import RuntimeLog
-from agent.tee.eventlog.ship import header, problems, shipped
+from agent.tee.eventlog.ship import header, problems, shipped, unreplayable
 
-__all__ = ["MeasuredEvidence", "Measurer", "RuntimeLog", "header", "problems", "shipped"]
+__all__ = ["MeasuredEvidence", "Measurer", "RuntimeLog", "header", "problems", "shipped", "unreplayable"]

@@ -10,6 +10,7 @@ from agent.errors import AgentError, ErrorCode
 from agent.roles import MeasurementResult
 from agent.tee.eventlog import text
 from agent.tee.eventlog.folder import opened
+from agent.tee.eventlog.ship import unreplayable
 from agent.tee.eventlog.transaction import WAL_NAME, Transaction
 from agent.tee.evidence import events
 
@@ -37,7 +38,8 @@ class RuntimeLog:
     Args:
         registers: the TEE's module; None when it has no registers. A module may name a ``DEFAULT_PCR``: the
             one to use instead of upstream's 17 where software cannot extend that (user_pains.md row 21).
-        settings: ``enable_eventlog``, ``init_pcr`` and ``eventlog_dir`` count here.
+            ``FIRMWARE_LOG`` is true where verifiers replay our log behind the firmware's.
+        settings: ``enable_eventlog``, ``init_pcr``, ``eventlog_dir`` and ``require_firmware_log`` count here.
     """
 
     def __init__(self, registers: Measures | None, settings: Settings) -> None:
@@ -51,7 +53,7 @@ class RuntimeLog:
             return None
         if self._registers is None:
             return _NONE
-        reason = self._registers.measurement_problem(self._settings)
+        reason = self._refusal(self._registers)
         if reason is not None:
             return reason
         try:
@@ -82,7 +84,7 @@ class RuntimeLog:
         if not self._settings.enable_eventlog:
             return MeasurementResult.NOT_ENABLED
         registers = self._registers
-        reason = _NONE if registers is None else registers.measurement_problem(self._settings)
+        reason = _NONE if registers is None else self._refusal(registers)
         if registers is None or reason is not None:
             # A device that broke is told like one that never could: the answer names no reason, the log does.
             _log.warning("runtime measurement is not possible", extra={"reason": reason})
@@ -121,6 +123,12 @@ class RuntimeLog:
             transaction = Transaction(folder, registers, self._settings)
             transaction.recover()
             transaction.check()
+
+    def _refusal(self, registers: Measures) -> str | None:
+        return registers.measurement_problem(self._settings) or (
+            # T-TEE-61: a caller that measures must not cost the whole guest its secrets.
+            unreplayable(self._settings) if getattr(registers, "FIRMWARE_LOG", False) else None
+        )
 
     def _register(self, registers: Measures, pcr: int | None) -> int:
         if pcr is not None:

@@ -44,6 +44,24 @@ def problems(settings: Settings) -> tuple[str, ...]:
     return _gather(settings)[1]
 
 
+def unreplayable(settings: Settings) -> str | None:
+    """Why a verifier could not replay a log with entries of ours; None when the firmware began it.
+
+    Without a log Trustee takes a quote as it is. With one it wants it to lead to every register, those that
+    the firmware extended before us included.
+    """
+    if not settings.require_firmware_log:
+        return None
+    wrong: list[str] = []
+    if _firmware(settings.sysroot, wrong) is not None:
+        return None
+    return (
+        f"{wrong[0] if wrong else f'no /{CCEL}'}; with one event of ours verifiers would refuse this guest's "
+        "evidence, since the log would not lead to the registers that the firmware extended. Use firmware "
+        "that writes the log, or set eventlog_config.require_firmware_log = false"
+    )
+
+
 def header(entries: tuple[Event, ...] = ()) -> bytes:
     """The first event of a log that the firmware did not begin (17.7, 17.8)."""
     used = {digest.algorithm for event in entries for digest in event.digests}

@@ -99,8 +99,12 @@ def encode(evidence: AzureEvidence) -> bytes:
     return msgspec.json.encode(document)
 
 
-def decode(data: bytes) -> AzureEvidence:
+def decode(data: bytes, tee: str = "") -> AzureEvidence:
     """Read evidence of either TEE in any version. Sizes and structures inside are for :func:`verify`.
+
+    Args:
+        data: JSON.
+        tee: which TEE it is of, where that is known; members of the other are not looked at then.
 
     Raises:
         AgentError: EVIDENCE_MALFORMED.
@@ -113,24 +117,26 @@ def decode(data: bytes) -> AzureEvidence:
             return _oldest(data)
         if version not in {1, VERSION}:
             raise malformed(_WHAT, f"version {version}")
-        return _current(msgspec.json.decode(data, type=_Evidence))
+        return _current(msgspec.json.decode(data, type=_Evidence), tee)
     except (msgspec.DecodeError, RecursionError, UnicodeError, ValueError):
         # A ValidationError is a DecodeError; ValueError: hexadecimal, base64, or a number that is no byte.
         raise malformed(_WHAT, "not the JSON it should be") from None
 
 
-def _current(document: _Evidence) -> AzureEvidence:
-    if bool(document.vcek) == bool(document.td_quote):
+def _current(document: _Evidence, tee: str) -> AzureEvidence:
+    vcek = document.vcek if tee != TDX else ""
+    td_quote = document.td_quote if tee != SNP else ""
+    if bool(vcek) == bool(td_quote):
         raise malformed(_WHAT, "it needs one of vcek and td_quote")
     quote = document.tpm_quote
     return AzureEvidence(
-        tee=SNP if document.vcek else TDX,
+        tee=SNP if vcek else TDX,
         message=binascii.unhexlify(quote.message),
         signature=binascii.unhexlify(quote.signature),
         pcrs=tuple(binascii.unhexlify(pcr) for pcr in quote.pcrs),
         hcl_report=_plain(document.hcl_report),
-        certificates=(_plain(document.vcek),) if document.vcek else (),
-        td_quote=_plain(document.td_quote),
+        certificates=(_plain(vcek),) if vcek else (),
+        td_quote=_plain(td_quote),
         version=document.version,
     )
 

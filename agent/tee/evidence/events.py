@@ -11,7 +11,12 @@ import msgspec
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.secret import without
-from agent.tee.evidence.events_names import EV_EVENT_TAG, EV_NO_ACTION, TYPE_NAMES
+from agent.tee.evidence.events_names import (
+    EV_EFI_HCRTM_EVENT,
+    EV_EVENT_TAG,
+    EV_NO_ACTION,
+    TYPE_NAMES,
+)
 from agent.tee.evidence.reader import Reader, malformed
 
 if TYPE_CHECKING:
@@ -39,8 +44,11 @@ SIZES: Final[Mapping[int, int]] = MappingProxyType(
 )
 """Bytes of a digest by algorithm identifier."""
 
-_SIGNATURES: Final = (b"Spec ID Event03\0", bytes(16))
+SIGNATURES: Final = (b"Spec ID Event03\0", bytes(16))
 """Of the first event's data; the second is what the runtime log's own header has (17.7)."""
+
+_LOCALITY: Final = b"StartupLocality\0"
+_HCRTM_LOCALITY: Final = 4
 
 _AAEL_TAG: Final = b"LEAA"
 _TAG_HEADER: Final = 8
@@ -189,7 +197,7 @@ def _first(reader: Reader) -> tuple[Event, dict[int, int]]:
 
 
 def _sizes(reader: Reader) -> dict[int, int]:
-    if reader.take(16, "signature") not in _SIGNATURES:
+    if reader.take(16, "signature") not in SIGNATURES:
         raise reader.wrong("its signature is not Spec ID Event03")
     reader.skip(8, "class and version")
     count = reader.u32("number of algorithms")
@@ -257,7 +265,7 @@ def replay(
     """The registers that the events lead to: each H(register || digest), beginning with zeros.
 
     EV_NO_ACTION events are never extended, so they are passed by (17.8). Registers without an event are not
-    in the answer.
+    in the answer. Register 0 begins with the log's :func:`startup_locality`.
 
     Args:
         log: a log, or events.
@@ -269,8 +277,10 @@ def replay(
             does not have the algorithm.
     """
     events = log.events if isinstance(log, EventLog) else log
-    registers = dict(start or {})
     zeros = bytes(len(hash_of(algorithm, b"")))
+    registers = dict(start or {})
+    if locality := startup_locality(events):
+        registers.setdefault(0, zeros[:-1] + bytes([locality]))
     for event in events:
         if event.kind == EV_NO_ACTION:
             continue
@@ -279,6 +289,26 @@ def replay(
             raise malformed(_WHAT, f"the event at offset {event.offset} has no {algorithm} digest")
         registers[event.register] = hash_of(algorithm, registers.get(event.register, zeros) + digest)
     return registers
+
+
+def startup_locality(events: Sequence[Event]) -> int | None:
+    """Last byte of PCR 0 before its first event, where the log says it (TCG PFP 1.06, 3.3.2 and 10.4.5.3).
+
+    It is the locality that started the TPM; 4 when the hardware's own root (H-CRTM) measured before that,
+    whoever started it then.
+    """
+    mine = [event for event in events if event.register == 0]
+    if any(event.kind == EV_EFI_HCRTM_EVENT for event in mine):
+        return _HCRTM_LOCALITY
+    size = len(_LOCALITY) + 1
+    return next(
+        (
+            event.data[-1]
+            for event in mine
+            if event.kind == EV_NO_ACTION and len(event.data) == size and event.data.startswith(_LOCALITY)
+        ),
+        None,
+    )
 
 
 def digest_matches_event(event: Event) -> bool:

@@ -21,6 +21,9 @@ SIGNED_SIZE: Final = 0x2A0
 CHIP_ID: Final = slice(0x1A0, 0x1E0)
 CPUID: Final = slice(0x188, 0x18B)
 
+TAKEN_VERSIONS: Final = range(3, 6)
+"""Versions of the report that Trustee takes (attesters.md 21.2)."""
+
 POLICY_BITS: Final[Mapping[int, str]] = {
     16: "SMT_ALLOWED",
     17: "RESERVED_MUST_BE_1",

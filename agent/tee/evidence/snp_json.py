@@ -92,8 +92,9 @@ def encode(report: SnpReport, certificates: Sequence[Certificate] | None) -> byt
 
     Args:
         report: a parsed report; its reserved bytes are not part of the JSON, see :func:`survives`.
-        certificates: the host's table in its order. None and an empty table are both ``null``: the verifier
-            refuses a chain without the signing key, but fetches the key itself when there is no chain.
+        certificates: in the order of :func:`agent.tee.evidence.snp_table.for_verifier`. None and an empty
+            table are both ``null``: the verifier refuses a chain without the signing key, but fetches the key
+            itself when there is no chain.
     """
     chain = [_Entry(_cert_type(each.kind), list(each.data)) for each in certificates or ()]
     return msgspec.json.encode(_Evidence(_form(report), chain or None))

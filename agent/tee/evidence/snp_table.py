@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent.errors import AgentError
+from agent.tee.evidence import der
 from agent.tee.evidence.reader import Reader, malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 KINDS: Final[Mapping[uuid.UUID, str]] = {
     uuid.UUID("63da758d-e664-4564-adc5-f4b93be8accd"): "VCEK",
@@ -25,6 +27,8 @@ MAX_CERTIFICATES: Final = 32
 """Entries of a certificate table; hosts send one to five."""
 
 _TABLE: Final = "SNP certificate table"
+KEYS: Final = frozenset({"VCEK", "VLEK"})
+_VERSION: Final = 0xA0
 
 
 class Certificate(msgspec.Struct, frozen=True):
@@ -68,6 +72,53 @@ def parse_certificates(table: bytes) -> tuple[Certificate, ...]:
             taken[offset, size] = table[offset : offset + size]
         found.append(Certificate(KINDS.get(identity, str(identity)), taken[offset, size]))
     return tuple(found)
+
+
+def for_verifier(signing_key: str, table: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """Certificates in the order that Trustee reads them in (attesters.md 21.2): the signing key's first.
+
+    Trustee takes the first VCEK or VLEK for the signing key, the last ASK for its issuer, and refuses a chain
+    without a key; of what is missing it fetches the VCEK and has ASK, ASVK and ARK itself.
+
+    Args:
+        signing_key: of the report: ``VCEK``, ``VLEK`` or something else.
+        table: the host's certificates, in whatever order it has them.
+
+    Returns:
+        None of them when the signing key's is not there. An ASK that did not issue it is left out: the table
+        has one place for the issuers of both keys.
+    """
+    wanted = {signing_key} & KEYS or KEYS  # a key that is not known yet: any may be it
+    keys = [each for each in table if each.kind in wanted]
+    # T-TEE-60: with a chain that lacks the key the verifier refuses; with none it fetches the key.
+    if not keys:
+        return ()
+    issuer = _issuer(keys[0])
+    others = [each for each in table if each.kind not in wanted]
+    return (*keys, *(each for each in others if each.kind != "ASK" or _may_be(each, issuer)))
+
+
+def _may_be(certificate: Certificate, issuer: bytes | None) -> bool:
+    """Whether the certificate's subject is ``issuer``, or cannot be told from it."""
+    names = _names(certificate.data)
+    return names is None or issuer is None or names[1] == issuer
+
+
+def _issuer(certificate: Certificate) -> bytes | None:
+    names = _names(certificate.data)
+    return None if names is None else names[0]
+
+
+def _names(certificate: bytes) -> tuple[bytes, bytes] | None:
+    """Issuer and subject (RFC 5280 4.1) without their outer tags; None for what is no certificate."""
+    try:
+        fields = list(der.children(der.children(der.elements(certificate)[0])[0]))
+        if fields and fields[0].tag == _VERSION:
+            del fields[0]
+        _, _, issuer, _, subject = fields[:5]
+    except (AgentError, IndexError, ValueError):
+        return None
+    return issuer.content, subject.content
 
 
 def _entries(table: bytes) -> tuple[list[tuple[uuid.UUID, int, int]], int]:

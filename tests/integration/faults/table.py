@@ -203,6 +203,7 @@ ROWS: tuple[Row, ...] = (
     *_at("session gone before attest", lambda _: Fault(Kind.FORGET_SESSIONS),
          {"attest": _C.ATTESTATION_REJECTED}),
     *_at("evidence refused", _problem("AttestationError"), {"attest": _C.ATTESTATION_REJECTED}),
+    *_at("measurement refused by policy", _problem("PolicyDeny"), {"attest": _C.MEASUREMENT_REJECTED}),
     Row("token that has expired", "attest", _C.TOKEN_REJECTED,
         _endpoint("attest", Fault(Kind.EXPIRED_TOKEN)), spares_tokens=True),
     Row("token of 200 KiB", "attest", None,

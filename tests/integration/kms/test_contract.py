@@ -13,7 +13,7 @@ from tests.integration.kms.backends import every_fake
 from tests.integration.kms.stand import PLAINTEXT, Mode, raw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tests.integration.kms.stand import Fake, Stand
 
@@ -219,6 +219,32 @@ async def test_credentials_that_are_none(stand: Stand) -> None:
         for wrong in (content, b""):
             stand.give_files({**stand.fake.credentials(), name: wrong})
             assert (await stand.fails(stand.use())).code is ErrorCode.KMS_CREDENTIALS_INVALID, name
+
+
+@over(lambda fake: fake.needs_credentials)
+@pytest.mark.parametrize("through", ["files", "broker"])
+async def test_no_use_outlives_its_credentials(stand: Stand, through: str) -> None:
+    async def give(files: Mapping[str, bytes]) -> None:
+        if through == "files":
+            stand.give_files(files)
+        else:
+            stand.broker.held = {f"kbs:///kms/{stand.fake.provider}/{name}": files[name] for name in files}
+
+    good = stand.fake.credentials()
+    if through == "broker":
+        await stand.give_resources(good)
+    await stand.use()
+    for name, wrong in stand.fake.malformed().items():
+        for content, code in (
+            (wrong, ErrorCode.KMS_CREDENTIALS_INVALID),
+            (b"", ErrorCode.KMS_CREDENTIALS_INVALID),
+            (None, ErrorCode.KMS_CREDENTIALS_MISSING),
+        ):
+            others = {other: good[other] for other in good if other != name}
+            await give(others if content is None else {**others, name: content})
+            assert (await stand.fails(stand.use())).code is code, (name, content)
+            await give(good)
+            await stand.use()
 
 
 @over(lambda fake: fake.needs_credentials)

@@ -62,6 +62,15 @@ async def test_a_token_that_is_refused_is_renewed_once(stand: Stand) -> None:
     assert fake.tokens == 3
 
 
+@pytest.mark.parametrize("stand", [GcpFake, AzureFake], ids=lambda fake: fake.title, indirect=True)
+async def test_a_token_is_for_one_file_of_credentials(stand: Stand) -> None:
+    await stand.get()
+    (name, content), *_ = stand.fake.credentials().items()
+    stand.give_files({name: content + b"\n"})  # other bytes, whatever they mean
+    await asyncio.gather(*(stand.get() for _ in range(5)))
+    assert tokens(stand) == 2
+
+
 @TOKENS
 async def test_closing_forgets_the_token(stand: Stand) -> None:
     await stand.get()

@@ -30,6 +30,7 @@ ATTEMPTS, SUCCESS = "coco_attestation_attempts_total", "coco_attestation_success
 FAILURE = 'coco_attestation_failure_total{reason="%s"}'
 BROKER = 'coco_kbs_requests_total{endpoint="resource",result="%s"}'
 DENIED = 'coco_kbs_resource_denials_total{reason="%s"}'
+MISSED = 'coco_kbs_resource_failures_total{reason="%s"}'
 DEVICE = 'coco_device_evidence_total{tee="nvidia",result="%s"}'
 REQUEST = 'coco_requests_total{api="rest",verb="get_resource",result="%s"}'
 CACHE = 'coco_resource_cache_requests_total{result="%s"}'
@@ -117,9 +118,18 @@ CASES = {
         quiet=({FAILURE % "KBS_BUSY": GROWS}, {FAILURE % "DEVICE_MISSING": STANDS}),
         labels={"reason": "DEVICE_MISSING"},
     ),
+    "CocoMeasurementRejected": Case(
+        fires=({FAILURE % "MEASUREMENT_REJECTED": GROWS}, {FAILURE % "MEASUREMENT_REJECTED": BORN}),
+        quiet=({FAILURE % "ATTESTATION_REJECTED": GROWS}, {FAILURE % "MEASUREMENT_REJECTED": STANDS}),
+        labels={"reason": "MEASUREMENT_REJECTED"},
+    ),
     "CocoSecretDenied": Case(
         fires=({DENIED % "RESOURCE_DENIED": GROWS}, {DENIED % "RESOURCE_DENIED": BORN}),
-        quiet=({DENIED % "RESOURCE_NOT_FOUND": GROWS}, {DENIED % "RESOURCE_DENIED": STANDS}),
+        quiet=(
+            {DENIED % "RESOURCE_DENIED": STANDS},
+            {MISSED % "RESOURCE_NOT_FOUND": GROWS},  # a typo
+            {MISSED % "KBS_UNREACHABLE": BORN},  # an outage
+        ),
         labels={"reason": "RESOURCE_DENIED"},
     ),
     "CocoCredentialsMissing": Case(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import ssl
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,16 +13,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.cli.inspect import _context
 from agent.cli.inspection.document import Context, Document
 from agent.cli.inspection.recognise import recognise
-from agent.cli.main import main
+from agent.cli.main import build_parser, main
 from agent.config import limits
+from agent.devkit.evidence_pki.amd import SnpState
 from agent.devkit.evidence_pki.authority import der
+from agent.tee.evidence import snp_json
 from agent.tee.evidence.events import encode_event
+from agent.tee.evidence.snp import parse_report
+from agent.tee.evidence.snp_table import Certificate
 from tests.unit.cli.inspect_files import FILES, HEADER, LOG, TD15, attestation, b64, csv, sample
-from tests.unit.tee.evidence.amd import signer
+from tests.unit.tee.evidence.amd import raw_report, signer
 from tests.unit.tee.evidence.forge import Forge, attempt
 from tests.unit.tee.evidence.test_encodings import token
+from tests.unit.tee.evidence.test_events import event, spec_id
+from tests.unit.tee.evidence.test_events_sha1 import SHA1_LOG, entry
 from tests.vectors import recorded
 
 if TYPE_CHECKING:
@@ -233,6 +242,97 @@ def test_events_of_a_recorded_log_can_be_read() -> None:
     assert "PK, empty" in said
     assert "Boot0000 UiApp" in said
     assert "grub_cmd set timeout=1" in said  # and not the byte that was measured behind it
+
+
+def test_a_tpms_log_is_replayed_from_its_startup_locality() -> None:
+    log = spec_id((0x0B, 32)) + event(0, 3, (0x0B, bytes(32)), data=b"StartupLocality\0\3")
+    found = inspected(log + event(0, 8, (0x0B, b"\1" * 32)))
+    value = hashlib.sha256(bytes(31) + b"\3" + b"\1" * 32).digest()
+    assert found.tables[1].rows == ((0, "sha256", value),)
+    assert found.as_json()["fields"] == {
+        "algorithms": ["sha256"],
+        "events": 3,
+        "terminator": False,
+        "startup_locality": 3,
+    }
+
+
+@pytest.mark.parametrize("data", [SHA1_LOG, spec_id((4, 20)) + event(0, 8, (4, bytes(20)))])
+def test_a_log_with_sha1_alone_is_weak(saved: Path, capsys: pytest.CaptureFixture[str], data: bytes) -> None:
+    assert run(saved, data) == 0
+    assert "warning: weak: SHA-1" in capsys.readouterr().out
+    both = spec_id((4, 20), (0x0B, 32)) + event(0, 8, (4, bytes(20)), (0x0B, bytes(32)))
+    assert not any("weak" in each for each in inspected(both).warnings)
+
+
+def test_a_sha1_log_that_is_cut_fails_and_is_shown() -> None:
+    found = inspected(SHA1_LOG + entry(0, 8, b"more")[:-1])
+    assert (found.kind, checks(found)["event log"]) == ("sha1-event-log", False)
+
+
+@pytest.mark.parametrize(
+    ("version", "vmpl", "refused"),
+    [(2, 0, ["version 2"]), (3, 0, []), (5, 0, []), (3, 1, ["VMPL"]), (2, 0xFFFFFFFF, ["version 2", "VMPL"])],
+)
+def test_what_verifiers_refuse_of_a_report_is_a_warning(
+    saved: Path, capsys: pytest.CaptureFixture[str], version: int, vmpl: int, refused: list[str]
+) -> None:
+    vendor = signer()
+    raw = vendor.report(SnpState(version=version, tcb=vendor.tcb), bytes(64), vmpl)
+    said = inspected(raw).warnings
+    assert len(said) == len(refused)
+    assert all(word in each for word, each in zip(refused, said, strict=True))
+    run(saved, raw)
+    shown = capsys.readouterr().out
+    assert shown.count("  warning: Trustee refuses") == len(refused)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "word"),
+    [
+        (("VCEK", "VLEK", "ASK"), ""),
+        ((), ""),
+        (("VLEK", "VCEK"), "VLEK"),
+        (("ASK", "ARK"), "without VCEK"),
+    ],
+)
+def test_a_chain_that_verifiers_misread_is_a_warning(kinds: tuple[str, ...], word: str) -> None:
+    evidence = snp_json.encode(parse_report(raw_report()), [Certificate(kind, b"0") for kind in kinds])
+    said = inspected(evidence).warnings
+    assert [word in each for each in said] == ([True] if word else [])
+
+
+def test_what_verifiers_refuse_of_a_log_is_a_warning(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = spec_id((0x0C, 48)) + event(1, 0x99, (0x0C, bytes(48))) + event(1, 0x99, (0x0C, bytes(48)))
+    assert run(saved, log + bytes(4), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [
+        (
+            "Trustee refuses the log for a type that it does not know "
+            "(event 1, EV_0x00000099 at offset 65; 2 events)"
+        ),
+        "Trustee refuses the log for a terminator of 4 bytes, where 8 or none belong",
+    ]
+
+
+def test_each_chain_that_is_given_counts(saved: Path, tmp_path: Path) -> None:
+    vendor = signer()
+    raw = raw_report()
+    ask, vcek = tmp_path / "ask", tmp_path / "vcek"
+    ask.write_bytes(der(vendor.certificates["ASK"]))
+    vcek.write_text(ssl.DER_cert_to_PEM_cert(der(vendor.certificates["VCEK"])))
+    saved.write_bytes(raw)
+    for one, other in ((ask, vcek), (vcek, ask)):
+        arguments = build_parser("inspect").parse_args(
+            ["inspect", str(saved), "--chain", str(one), "--chain", str(other), "--chain", str(one)]
+        )
+        found = _context(arguments.chain)
+        assert sorted(found.chain) == sorted(
+            (der(vendor.certificates["ASK"]), der(vendor.certificates["VCEK"]))
+        )
+        assert found.chain_pem.count(b"BEGIN") == 2
+        judged = checks(inspected(raw, found))
+        assert judged["report signature"] is True  # by the VCEK of one file
+        assert judged["certificate chain"] is None  # the ASK of the other was found: the ARK is missing
 
 
 def test_sample_evidence_is_an_alarm() -> None:

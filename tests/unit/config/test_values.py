@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from agent.config import urls
@@ -187,6 +189,17 @@ def test_only_our_file_can_allow_sample_evidence() -> None:
     made = config(agent=sample)
     assert made.attester.allow_sample
     assert "proves nothing" in made.warnings[0]
+
+
+def test_without_the_development_kit_samples_are_said_to_have_no_effect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "agent.devkit.sample", None)
+    (warning,) = config(agent="[attester]\nallow_sample = true\n").warnings
+    assert "has no effect: the development kit is not in this image" in warning
+    assert "proves nothing" not in warning
+    monkeypatch.setitem(sys.modules, "agent.devkit", None)
+    assert config(agent="[attester]\nallow_sample = true\n").warnings == (warning,)
 
 
 def test_many_mistakes_are_all_counted_and_a_few_told() -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -153,6 +154,34 @@ def test_a_recorded_azure_guest_is_taken_with_the_vendors_roots(tee: str, module
     assert found.report_data == nonce.hex()
     with pytest.raises(wire.MalformedError, match=f"{tee}: TPM quote nonce"):
         module.verify(evidence, Expected(tee, nonce[:-1], None), roots)
+
+
+def of_version_0(evidence: dict[str, Any]) -> dict[str, Any]:
+    """As agents wrote it first: no version, bytes as numbers, the VCEK in PEM."""
+
+    def b64u(name: str) -> list[int]:
+        return list(base64.urlsafe_b64decode(evidence[name] + "=="))
+
+    old = {
+        "message": list(bytes.fromhex(evidence["tpm_quote"]["message"])),
+        "signature": list(bytes.fromhex(evidence["tpm_quote"]["signature"])),
+        "pcrs": [list(bytes.fromhex(pcr)) for pcr in evidence["tpm_quote"]["pcrs"]],
+    }
+    if "td_quote" in evidence:
+        return {"tpm_quote": old, "hcl_report": b64u("hcl_report"), "td_quote": b64u("td_quote")}
+    pem = ssl.DER_cert_to_PEM_cert(bytes(b64u("vcek")))
+    return {"quote": old, "report": b64u("hcl_report"), "vcek": pem}
+
+
+@pytest.mark.parametrize("tee", ["az-snp-vtpm", "az-tdx-vtpm"])
+def test_azures_evidence_of_version_0_is_taken(tee: str) -> None:
+    evidence = made(tee).evidence()
+    new, old = (check(tee, body_of(each))[0] for each in (evidence, of_version_0(evidence)))
+    assert old.hardware == new.hardware
+    changed = of_version_0(evidence)
+    changed["quote" if tee == "az-snp-vtpm" else "tpm_quote"]["pcrs"][0][0] ^= 1
+    with pytest.raises(wire.MalformedError, match=f"{tee}: PCR"):
+        check(tee, body_of(changed))
 
 
 @pytest.mark.vectors

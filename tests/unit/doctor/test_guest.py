@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,6 +55,12 @@ def test_a_development_image_is_never_good(tmp_path: Path, monkeypatch: pytest.M
 
 def test_sample_evidence_is_never_good(tmp_path: Path) -> None:
     assert one(guest.platform(patient(tmp_path, allow_sample=True)), "TEE").verdict is Verdict.WARNING
+
+
+def test_samples_that_nobody_makes_are_no_tee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "agent.devkit.sample", None)
+    found = one(guest.platform(patient(tmp_path, allow_sample=True)), "TEE")
+    assert (found.verdict, found.seen) == (Verdict.BAD, "none")
 
 
 def test_configfs_missing_and_configfs_empty_are_told_apart(tmp_path: Path) -> None:

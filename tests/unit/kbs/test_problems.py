@@ -61,6 +61,46 @@ def test_the_type_decides(endpoint: str, status: int, name: str, detail: str, co
     assert detail in error.detail
 
 
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("AttestationError", "RCAR handshake Attest failed: verify TEE evidence failed: Host Data Mismatch"),
+        ("AttestationError", "MRCONFIGID is different from that in TDX Quote"),
+        ("AttestationError", "Measurement mismatch: launch_digest"),
+        ("AttestationError", "no reference value: the launch digest does not match"),
+        ("AttestationError", "init-data differs"),
+        ("AttestationError", "rejected by attestation policy default"),
+        ("AttestationError", "policy_ids_unmatched: policy ids unmatched"),
+        ("PolicyDeny", "Access denied by policy"),
+        ("PolicyDeny", ""),
+    ],
+)
+def test_a_broker_that_says_that_the_measurement_does_not_fit(name: str, detail: str) -> None:
+    error = classify("attest", 401, answer(name, detail))
+    assert error.code is ErrorCode.MEASUREMENT_REJECTED
+    assert error.problem == name
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        "Attestation error: RCAR handshake Attest failed",
+        "session expired.",
+        "Report Data Mismatch",
+        "Chip ID mismatch",
+        "the nonce in the handshake session is different from the client side",
+        "Failed to fetch VCEK from any configured source",
+        "Get Reference Value from RVPS timeout",
+        "policy engine: no such file",
+        "",
+    ],
+)
+def test_other_refusals_are_not_about_the_measurement(detail: str) -> None:
+    for endpoint in ("auth", "attest"):
+        error = classify(endpoint, 401, answer("AttestationError", detail))
+        assert error.code is ErrorCode.ATTESTATION_REJECTED
+
+
 def test_version_mismatch() -> None:
     detail = (
         "Attestation error: RCAR handshake Auth failed: "

@@ -15,6 +15,7 @@ from agent.errors import AgentError, ErrorCode
 from agent.kbs.keys import TeeKey
 from agent.kbs.resources import ResourceClient, open_answer
 from agent.kbs.uri import ResourceUri, parse_uri
+from agent.observe.metrics import Metrics
 from tests.unit.kbs import PROPERTY
 from tests.unit.kbs.inmemory import World
 
@@ -66,7 +67,8 @@ async def test_a_typo_costs_no_attestation(world: World) -> None:
     assert await refusal(world, MISSING) is ErrorCode.RESOURCE_NOT_FOUND
     assert world.handshakes == 1
     assert world.broker.counters["resource"] == 2
-    assert world.metric("coco_kbs_resource_denials_total", reason="RESOURCE_NOT_FOUND") == 1
+    assert world.metric("coco_kbs_resource_failures_total", reason="RESOURCE_NOT_FOUND") == 1
+    assert world.metric("coco_kbs_resource_denials_total", reason="RESOURCE_NOT_FOUND") == 0
 
 
 async def test_a_denial_costs_no_attestation(world: World) -> None:
@@ -75,6 +77,7 @@ async def test_a_denial_costs_no_attestation(world: World) -> None:
     assert await refusal(world) is ErrorCode.RESOURCE_DENIED
     assert world.handshakes == 1
     assert world.metric("coco_kbs_resource_denials_total", reason="RESOURCE_DENIED") == 1
+    assert world.metric("coco_kbs_resource_failures_total", reason="RESOURCE_DENIED") == 0
     assert world.metric("coco_kbs_resource_releases_total") == 1
 
 
@@ -107,7 +110,24 @@ async def test_no_token_means_no_request(world: World) -> None:
     world.client.failures = [AgentError(ErrorCode.ATTESTATION_REJECTED)]
     assert await refusal(world) is ErrorCode.ATTESTATION_REJECTED
     assert world.broker.counters["resource"] == 0
-    assert world.metric("coco_kbs_resource_denials_total", reason="ATTESTATION_REJECTED") == 1
+    assert world.metric("coco_kbs_resource_failures_total", reason="ATTESTATION_REJECTED") == 1
+    assert world.metric("coco_kbs_resource_denials_total", reason="ATTESTATION_REJECTED") == 0
+
+
+async def test_a_denial_says_what_the_token_says_of_the_guest(world: World) -> None:
+    world.broker.policy.deny()
+    with pytest.raises(AgentError) as caught:
+        await fetch(world)
+    assert " (the token says: cpu0 contraindicated (" in caught.value.detail
+    assert "executables 33, hardware 97)" in caught.value.detail
+
+
+@pytest.mark.parametrize("code", [code for code in ErrorCode if code is not ErrorCode.RESOURCE_DENIED])
+def test_only_a_policys_refusal_is_a_denial(code: ErrorCode) -> None:
+    metrics = Metrics()
+    metrics.resource_failed(code)
+    assert b"\ncoco_kbs_resource_denials_total{" not in metrics.render()
+    assert f'coco_kbs_resource_failures_total{{reason="{code.name}"}} 1.0'.encode() in metrics.render()
 
 
 async def test_an_empty_resource_is_a_resource(world: World) -> None:

@@ -13,12 +13,13 @@ from agent.tee import sev_guest
 DATA = bytes(range(64))
 
 
-def report(user_data: bytes = DATA, host_data: bytes = bytes(32)) -> bytes:
+def report(user_data: bytes = DATA, host_data: bytes = bytes(32), key_info: int = 0) -> bytes:
     raw = bytearray(sev_guest.REPORT_SIZE)
     raw[0:4] = (3).to_bytes(4, "little")
     raw[0x50:0x90] = user_data
     raw[0xC0:0xE0] = host_data
     raw[0x34] = 1
+    raw[0x48] = key_info
     raw[0x188:0x18B] = bytes([0x19, 0x11, 1])
     raw[0x1A0:0x1E0] = b"\x07" * 64
     return bytes(raw)
@@ -37,6 +38,7 @@ class Driver:
     status: int = 0
     host_data: bytes = bytes(32)
     wanted: int | None = None
+    key_info: int = 0
     seen: list[tuple[int, bytes]] = field(default_factory=list)
 
     def ioctl(self, opened: int, command: int, asked: ctypes.Structure) -> int:
@@ -53,7 +55,7 @@ class Driver:
             raise OSError(code, os.strerror(code))
         if size == 112 and not self._table(request, raw):
             raise OSError(errno.EIO, "certificate buffer")
-        answer = response(self.status, content=report(request.raw[:64], self.host_data))
+        answer = response(self.status, content=report(request.raw[:64], self.host_data, self.key_info))
         ctypes.memmove(response_at, answer, len(answer))
         return 0
 

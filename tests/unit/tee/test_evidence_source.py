@@ -149,6 +149,7 @@ async def test_an_image_without_the_development_kit_refuses_samples(monkeypatch:
     error = await refused(select(NOTHING, ALLOWED))
     assert error.code is ErrorCode.SAMPLE_REFUSED
     assert "not in this image" in error.detail
+    assert "allow_sample = true" not in error.hint  # it is set
 
 
 async def test_each_refusal_is_an_error_of_its_own() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import struct
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -51,6 +52,55 @@ def test_a_host_without_certificates_gives_null(here: Attester) -> None:
     for driver in (Driver(), Driver(table=bytes(100))):
         evidence = msgspec.json.decode(snp.collect(here, DATA, soon(), ioctl=driver.ioctl))
         assert evidence["cert_chain"] is None
+
+
+GUIDS = {
+    "VCEK": "63da758de6644564adc5f4b93be8accd",
+    "VLEK": "a8074bc2a25a483eaae639c045a0b8a1",
+    "ASK": "4ab7b379bbac4fe4a02f05aef327c782",
+    "ARK": "c0b406a4a803495297433fb6014cd0ae",
+    "CRL": "92f81bc358114d3d97ffd19f88dc67ea",
+    "ecae0c0f-9502-43b1-afa2-0ae2e0d565b6": "ecae0c0f950243b1afa20ae2e0d565b6",
+}
+
+
+def host_table(*kinds: str) -> bytes:
+    """Entries whose data are their own names."""
+    at, entries, blob = 24 * (len(kinds) + 1), b"", b""
+    for kind in kinds:
+        entries += bytes.fromhex(GUIDS[kind]) + struct.pack("<II", at + len(blob), len(kind))
+        blob += kind.encode()
+    return entries + bytes(24) + blob
+
+
+OTHER = "ecae0c0f-9502-43b1-afa2-0ae2e0d565b6"
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "sent"),
+    [
+        (0, ("VLEK", "VCEK", "ASK", "ARK"), ["VCEK", "VLEK", "ASK", "ARK"]),
+        (1, ("VCEK", "VLEK", "ASK", "ARK"), ["VLEK", "VCEK", "ASK", "ARK"]),
+        (0, ("ARK", "ASK", OTHER, "VCEK", "CRL"), ["VCEK", "ARK", "ASK", OTHER, "CRL"]),
+        (0, ("VCEK",), ["VCEK"]),
+        (0, ("ASK", "ARK"), None),
+        (1, ("ASK", "ARK", "CRL", OTHER), None),
+        (0, ("VLEK", "ASK", "ARK"), None),  # AMD's key server has the VCEK
+        (1, ("VCEK", "ASK", "ARK"), None),
+        (2, ("ASK", "VLEK", "VCEK"), ["VLEK", "VCEK", "ASK"]),  # a key of the future
+        (7, ("ASK", "ARK"), None),
+    ],
+)
+def test_the_key_that_the_report_names_comes_first(
+    here: Attester, key: int, given: tuple[str, ...], sent: list[str] | None
+) -> None:
+    # Bits 1 and 0 are others: the chip's key masked, an author key.
+    driver = Driver(table=host_table(*given), key_info=key << 2 | 0b11)
+    evidence = snp.collect(here, DATA, soon(), ioctl=driver.ioctl)
+    _, certificates = snp_json.decode(evidence)
+    assert [each.kind for each in certificates] == (sent or [])
+    assert [each.data.decode() for each in certificates] == (sent or [])
+    assert (msgspec.json.decode(evidence)["cert_chain"] is None) == (sent is None)
 
 
 def test_a_report_over_other_data_is_refused(here: Attester) -> None:

@@ -13,13 +13,11 @@ from agent.devkit.kbs.verifiers.appraisal import (
     require,
 )
 from agent.tee.evidence import snp_chain, snp_json
+from agent.tee.evidence.snp import TAKEN_VERSIONS
 
 if TYPE_CHECKING:
     from agent.tee.evidence.snp import SnpReport
     from agent.tee.evidence.verdict import Roots
-
-VERSIONS = range(3, 6)
-"""Versions of the report that Trustee takes."""
 
 
 def verify(evidence: bytes, expected: Expected, roots: Roots) -> tuple[Finding, ...]:
@@ -38,7 +36,7 @@ def launched(tee: str, report: SnpReport) -> None:
     Raises:
         MalformedError: another version, or not privilege level 0.
     """
-    if report.version not in VERSIONS:
+    if report.version not in TAKEN_VERSIONS:
         raise refused(tee, "report version", f"{report.version}; 3, 4 and 5 are taken")
     if report.vmpl != 0:
         raise refused(tee, "vmpl", f"{report.vmpl}; only 0 is taken")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent.devkit.kbs.verifiers.appraisal import Expected, Finding, from_base64, refused, require
+from agent.devkit.kbs.verifiers.appraisal import Expected, Finding, refused, require
 from agent.tee.evidence import hcl, tpm
 
 if TYPE_CHECKING:
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import rsa
 
+    from agent.tee.evidence.az_json import AzureEvidence
     from agent.tee.evidence.hcl import HclReport
 
 PCRS: Final = 24
-VERSIONS: Final = (1, 2)
 USER_DATA_SINCE: Final = 2
 """Evidence version from which the HCL report has to carry the report data."""
 
@@ -70,23 +70,18 @@ def pcr_values(tee: str, quote: TpmQuote) -> tuple[bytes, ...]:
     Raises:
         MalformedError: not 24 values of 32 bytes.
     """
-    values = tuple(from_hex(tee, "PCRs", each) for each in quote.pcrs[: PCRS + 1])
+    return whole_bank(tee, tuple(from_hex(tee, "PCRs", each) for each in quote.pcrs[: PCRS + 1]))
+
+
+def whole_bank(tee: str, values: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """PCR 0 to 23 of the SHA-256 bank.
+
+    Raises:
+        MalformedError: not 24 values of 32 bytes.
+    """
     if len(values) != PCRS or any(len(value) != 32 for value in values):
         raise refused(tee, "PCRs", "not 24 SHA-256 values")
     return values
-
-
-def azure_quote(tee: str, quote: TpmQuote) -> Quoted:
-    """The quote as Azure's attesters send it.
-
-    Raises:
-        MalformedError: cannot be decoded.
-    """
-    return Quoted(
-        from_hex(tee, "TPM quote", quote.message),
-        from_hex(tee, "TPM quote signature", quote.signature),
-        pcr_values(tee, quote),
-    )
 
 
 def check_quote(expected: Expected, quoted: Quoted, key: rsa.RSAPublicKey, report_data: bytes) -> None:
@@ -111,10 +106,12 @@ class Azure(msgspec.Struct, frozen=True):
     """Evidence of an Azure guest whose vTPM part holds.
 
     Attributes:
+        evidence: as it came.
         report: the HCL report.
         quoted: the TPM quote.
     """
 
+    evidence: AzureEvidence
     report: HclReport
     quoted: Quoted
 
@@ -126,16 +123,12 @@ class Azure(msgspec.Struct, frozen=True):
         )
 
 
-def check_azure(
-    expected: Expected, version: int, quote: TpmQuote, hcl_report: str, kind: hcl.ReportType
-) -> Azure:
+def check_azure(expected: Expected, evidence: AzureEvidence, kind: hcl.ReportType) -> Azure:
     """Everything but the hardware's part: steps 1 to 3, 5 and 8 of attesters.md 21.4.
 
     Args:
         expected: what it has to be bound to.
-        version: of the evidence.
-        quote: as sent.
-        hcl_report: base64url.
+        evidence: of version 0, 1 or 2.
         kind: report type the HCL report must have.
 
     Raises:
@@ -143,16 +136,14 @@ def check_azure(
         AgentError: EVIDENCE_MALFORMED.
     """
     tee = expected.tee
-    if version not in VERSIONS:
-        raise refused(tee, "evidence version", f"{version}; 1 and 2 are taken")
-    report = hcl.parse_hcl(from_base64(tee, "HCL report", hcl_report, url=True))
-    if report.report_type is not kind:
+    report = hcl.parse_hcl(evidence.hcl_report)
+    if evidence.tee != tee or report.report_type is not kind:
         raise refused(tee, "HCL report", f"of {report.report_type.name}, {kind.name} belongs there")
-    quoted = azure_quote(tee, quote)
+    quoted = Quoted(evidence.message, evidence.signature, whole_bank(tee, evidence.pcrs))
     check_quote(expected, quoted, report.ak, expected.report_data)
-    if version >= USER_DATA_SINCE:
+    if evidence.version >= USER_DATA_SINCE:
         require(tee, [hcl.user_data_check(report, expected.report_data)])
-    return Azure(report, quoted)
+    return Azure(evidence, report, quoted)
 
 
 def check_variable_data(expected: Expected, azure: Azure, report_data: bytes, where: str) -> None:

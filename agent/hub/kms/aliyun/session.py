@@ -87,6 +87,11 @@ class RoleFile(msgspec.Struct, frozen=True):
     region_id: str
 
 
+class _Login(Hidden, frozen=True):
+    session: Session
+    region: str
+
+
 class _Secret(Hidden, frozen=True, rename="pascal"):
     secret_name: str
     secret_data: str
@@ -144,34 +149,30 @@ class EcsRamRole:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._sessions: Leases[Session] = Leases(context.clock, _forget)
-        self._role: RoleFile | None = None
+        self._logins: Leases[_Login] = Leases(context.clock, _forget)
 
     async def get(self, name: str, annotations: Mapping[str, object], deadline: Deadline) -> Secret:
         """See :meth:`agent.hub.kms.base.Getter.get`."""
         told = read_annotations(annotations, SecretAnnotations, "aliyun")
-        role = await self._read_role(deadline)
-        if role != self._role:
-            self._sessions = Leases(self._context.clock, _forget)
-            self._role = role
-        session = await self._sessions.get(lambda limit: self._login(role, limit), deadline)
-        return await SharedService(role.region_id, self._context).get(session, name, told, deadline)
+        login = await self._logins.get(self._read, self._login, deadline)
+        return await SharedService(login.region, self._context).get(login.session, name, told, deadline)
 
     def close(self) -> None:
         """Forget the session."""
-        self._sessions.close()
+        self._logins.close()
 
-    async def _read_role(self, deadline: Deadline) -> RoleFile:
-        content = await self._context.credentials.read("aliyun", ROLE_FILE, deadline)
-        try:
-            role = parse_credentials(content, RoleFile, f"aliyun/{ROLE_FILE}")
-        finally:
-            content.wipe()
+    async def _read(self, deadline: Deadline) -> Secret:
+        return await self._context.credentials.read("aliyun", ROLE_FILE, deadline)
+
+    async def _login(self, content: Secret, deadline: Deadline) -> Lease[_Login]:
+        role = parse_credentials(content, RoleFile, f"aliyun/{ROLE_FILE}")
         if not (_ROLE.fullmatch(role.ecs_ram_role_name) and _REGION.fullmatch(role.region_id)):
             raise bad_credentials(ROLE_FILE, "ecs_ram_role_name or region_id is not written as one is")
-        return role
+        session = await self._session(role.ecs_ram_role_name, deadline)
+        left = _seconds_left(session.expiration, self._context.clock.wall())
+        return Lease(_Login(session, role.region_id), min(left, LONGEST))
 
-    async def _login(self, role: RoleFile, deadline: Deadline) -> Lease[Session]:
+    async def _session(self, role: str, deadline: Deadline) -> Session:
         # T-KMS-13: the host plays this service; see there. Instances that are hardened answer only with a
         # token, older ones know none (their token address is 404): then without.
         headers = {}
@@ -182,15 +183,13 @@ class EcsRamRole:
             if not _PRINTABLE.fullmatch(text):
                 raise bad_answer(_METADATA_SERVICE, "its token is none")
             headers["X-aliyun-ecs-metadata-token"] = text
-        url = f"{METADATA}/meta-data/ram/security-credentials/{role.ecs_ram_role_name}"
+        url = f"{METADATA}/meta-data/ram/security-credentials/{role}"
         answer = await self._context.http.send("GET", url, headers, b"", deadline)
         if answer.status in {401, 403, 404}:
             raise bad_credentials(ROLE_FILE, f"the metadata service answered {answer.status} for this role")
         if answer.status != 200:
             raise refused(answer, _METADATA_SERVICE, (), {})
-        session = parse_answer(answer, Session, _METADATA_SERVICE)
-        left = _seconds_left(session.expiration, self._context.clock.wall())
-        return Lease(session, min(left, LONGEST))
+        return parse_answer(answer, Session, _METADATA_SERVICE)
 
 
 class SharedService:
@@ -302,5 +301,5 @@ def _seconds_left(expiration: str, now: float) -> float:
         raise bad_answer(_METADATA_SERVICE, "Expiration is not a time") from None
 
 
-def _forget(session: Session) -> None:
+def _forget(login: _Login) -> None:
     """Strings cannot be overwritten; docs/security.md says what that means."""

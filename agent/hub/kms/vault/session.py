@@ -22,6 +22,7 @@ from agent.secret import Secret
 if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.hub.kms.base import Context
+    from agent.hub.kms.credentials import Credentials
     from agent.hub.kms.vault.wire import Service
 
 log = logging.getLogger("coco.hub")
@@ -102,13 +103,13 @@ class Session:
             AgentError: KMS_*, DEADLINE_EXCEEDED, or why the broker did not hand out the credentials.
         """
         if self._auth.method == CERT:
-            return await self._leases.get(self._log_in, deadline, stale=refused)
-        content = await self._context.credentials.read(SERVICE, TOKEN, deadline)
-        text = content.reveal().strip()
-        content.wipe()
-        if not _TOKEN.fullmatch(text):
-            raise AgentError(ErrorCode.KMS_CREDENTIALS_INVALID, f"{SERVICE}/{TOKEN} is no token")
-        token = Secret(text)
+            return await self._leases.get(self._read, self._log_in, deadline, stale=refused)
+        try:
+            token = await _read_token(self._context.credentials, deadline)
+        except AgentError as error:
+            if not error.code.meaning.retry:
+                self.forget()
+            raise
         if self._given is None or self._given != token:
             self._given = token
             self._prolong(token.copy())
@@ -122,20 +123,24 @@ class Session:
 
     def close(self) -> None:
         """Forget the token."""
-        if self._prolonging is not None:
-            self._prolonging.cancel()
         self._leases.close()
-        given, self._given = self._given, None
+        given = self._given
+        self.forget()
         if given is not None:
             given.wipe()
 
-    async def _log_in(self, deadline: Deadline) -> Lease[Secret]:
-        identity = await self._context.credentials.read(SERVICE, IDENTITY, deadline)
-        try:
-            # Made anew each time: logins are rare, and a certificate that was replaced counts at once.
-            trust = await self._context.http.trust(identity=identity)
-        finally:
-            identity.wipe()
+    def forget(self) -> None:
+        """Look no longer after the token of the credentials. It is not wiped: it may be on its way."""
+        if self._prolonging is not None:
+            self._prolonging.cancel()
+        self._given = None
+
+    async def _read(self, deadline: Deadline) -> Secret:
+        return await self._context.credentials.read(SERVICE, IDENTITY, deadline)
+
+    async def _log_in(self, identity: Secret, deadline: Deadline) -> Lease[Secret]:
+        # Made anew each time: logins are rare, and connections hang on it.
+        trust = await self._context.http.trust(identity=identity)
         body = {"name": self._auth.role} if self._auth.role else {}
         answer = await self._service.ask("POST", self._path, deadline, body=body, trust=trust)
         made = read(answer.auth, _Login, "the login")
@@ -150,15 +155,20 @@ class Session:
         if self._prolonging is not None:
             self._prolonging.cancel()
         # Weak: a backend that was dropped must not be kept, nor its token prolonged.
-        work = _prolong(weakref.ref(self), self._service, self._context.clock, token)
+        work = _prolong(weakref.ref(self), self._service, self._context, token)
         self._prolonging = asyncio.ensure_future(work)
 
 
-async def _prolong(owner: weakref.ref[Session], service: Service, clock: Clock, token: Secret) -> None:
+async def _prolong(owner: weakref.ref[Session], service: Service, context: Context, token: Secret) -> None:
     """Renew a token of the credentials before it ends, also while nobody uses it: no login brings it back."""
-    ask = _look_up
+    ask, clock = _look_up, context.clock
     try:
         while owner() is not None:
+            # T-KMS-71: a token that was taken back or replaced is not kept alive at the service.
+            if ask is _renew and not await _is_current(context, token):
+                if (session := owner()) is not None:
+                    session.forget()
+                return
             try:
                 left = await ask(service, token, Deadline.after(clock, limits.KMS_REQUEST))
             except AgentError as error:
@@ -173,6 +183,24 @@ async def _prolong(owner: weakref.ref[Session], service: Service, clock: Clock, 
             ask = _renew
     finally:
         token.wipe()
+
+
+async def _is_current(context: Context, token: Secret) -> bool:
+    """Whether the credentials still have this token; also when that cannot be found out just now."""
+    try:
+        deadline = Deadline.after(context.clock, limits.ATTEST_DEADLINE)
+        return await _read_token(context.credentials, deadline) == token
+    except AgentError as error:
+        return error.code.meaning.retry
+
+
+async def _read_token(credentials: Credentials, deadline: Deadline) -> Secret:
+    content = await credentials.read(SERVICE, TOKEN, deadline)
+    text = content.reveal().strip()
+    content.wipe()
+    if not _TOKEN.fullmatch(text):
+        raise AgentError(ErrorCode.KMS_CREDENTIALS_INVALID, f"{SERVICE}/{TOKEN} is no token")
+    return Secret(text)
 
 
 async def _look_up(service: Service, token: Secret, deadline: Deadline) -> float | None:

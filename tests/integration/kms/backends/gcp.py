@@ -191,7 +191,7 @@ class GcpRegionalFake(GcpFake):
 
     title = "gcp-regional"
     hosts = (TOKENS, KMS, REGIONAL)
-    name = "projects/some-project/locations/europe-west3/secrets/db_password"
+    name = "projects/example.com:some-project/locations/europe-west3/secrets/db_password"
     get_annotations: ClassVar = {"version": "prod"}
     secret_host = REGIONAL
     secret_path = f"/v1/{name}/versions/prod:access"

@@ -51,6 +51,7 @@ SIGNATURE = (
     "IhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw"
 )
 SECRET = "projects/some-project/secrets/db"
+OF_A_DOMAIN = "projects/example.com:my-project/secrets/db"
 KEY = "projects/some-project/locations/global/keyRings/r/cryptoKeys/k"
 
 
@@ -141,6 +142,19 @@ async def test_credentials_that_cannot_sign(changes: dict[str, str]) -> None:
     ("name", "version", "url"),
     [
         (SECRET, "latest", f"https://secretmanager.googleapis.com/v1/{SECRET}/versions/latest:access"),
+        (
+            OF_A_DOMAIN,
+            "latest",
+            f"https://secretmanager.googleapis.com/v1/{OF_A_DOMAIN}/versions/latest:access",
+        ),
+        (
+            "projects/a.b-c.co.uk:x/locations/us-east1/secrets/s/versions/2",
+            "1",
+            (
+                "https://secretmanager.us-east1.rep.googleapis.com/v1/projects/a.b-c.co.uk:x/locations/us-east1"
+                "/secrets/s/versions/2:access"
+            ),
+        ),
         (f"{SECRET}/versions/3", "9", f"https://secretmanager.googleapis.com/v1/{SECRET}/versions/3:access"),
         (
             "projects/123/locations/us-east1/secrets/s",
@@ -169,6 +183,15 @@ def test_names_of_secrets(name: str, version: str, url: str) -> None:
         (SECRET, ""),
         ("projects/some-project/locations/-evil/secrets/db", "1"),
         ("projects/some-project/secrets/ünicode", "1"),
+        ("projects/example.com:/secrets/db", "1"),
+        ("projects/:my-project/secrets/db", "1"),
+        ("projects/example:my-project/secrets/db", "1"),
+        ("projects/example..com:my-project/secrets/db", "1"),
+        ("projects/example.com:my:project/secrets/db", "1"),
+        ("projects/example.com:../secrets/db", "1"),
+        ("projects/..:my-project/secrets/db", "1"),
+        ("projects/Example.com:my-project/secrets/db", "1"),
+        ("projects/example.com%3Amy-project/secrets/db", "1"),
     ],
 )
 def test_names_that_are_none(name: str, version: str) -> None:
@@ -180,7 +203,13 @@ def test_names_that_are_none(name: str, version: str) -> None:
 @unhurried
 @given(st.text(max_size=60), st.text(max_size=20))
 def test_any_name_stays_in_its_path(name: str, version: str) -> None:
-    for wanted in (name, f"{SECRET}{name}", f"projects/some-project/locations/{name}/secrets/s"):
+    for wanted in (
+        name,
+        f"{SECRET}{name}",
+        f"projects/some-project/locations/{name}/secrets/s",
+        f"projects/{name}:my-project/secrets/s",
+        f"projects/example.com:{name}/secrets/s",
+    ):
         code = failure(lambda wanted=wanted: secret_url(wanted, version))  # type: ignore[misc]
         assert code in {None, ErrorCode.KMS_SETTINGS_INVALID}
         if code is None:
@@ -190,13 +219,32 @@ def test_any_name_stays_in_its_path(name: str, version: str) -> None:
             assert "/../" not in url
 
 
-@pytest.mark.parametrize("key", ["k", f"{KEY}/cryptoKeyVersions/1", f"{KEY}:destroy", f"{KEY}/../x", ""])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "k",
+        KEY.replace("some-project", "example.com:"),
+        f"{KEY}/cryptoKeyVersions/1",
+        f"{KEY}:destroy",
+        f"{KEY}/../x",
+        "",
+    ],
+)
 async def test_keys_that_are_none(key: str) -> None:
     bench = Bench()
     with pytest.raises(AgentError) as caught:
         await opened(bench).decrypt(b"c", key, {}, bench.soon())
     assert caught.value.code is ErrorCode.KMS_SETTINGS_INVALID
     assert bench.wire.sent == []
+
+
+async def test_a_key_of_a_domains_project() -> None:
+    bench = Bench()
+    key = KEY.replace("some-project", "example.com:my-project")
+    body = b'{"plaintext":"YWJj","plaintextCrc32c":"910901175"}'
+    bench.wire.answers = [TOKEN, KmsAnswer(200, body)]
+    assert (await opened(bench).decrypt(b"c", key, {}, bench.soon())).reveal() == b"abc"
+    assert bench.wire.sent[1].url == f"https://cloudkms.googleapis.com/v1/{key}:decrypt"
 
 
 # --- answers --------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ class Wire:
     bodies: list[Any] = field(default_factory=list)
     logins: int = 0
     good: str = ""
+    lease: dict[str, Any] = field(default_factory=lambda: {"ttl": 0, "expire_time": None})
 
     def allowed(self, url: str) -> str:
         return KmsHttp(Kms(endpoints=(ADDRESS,))).allowed(url)
@@ -72,7 +73,11 @@ class Wire:
             self.good = f"s.login{self.logins}"
             return good(auth={"client_token": self.good, "lease_duration": 600, "renewable": True})
         if line == "GET auth/token/lookup-self":
-            return good({"ttl": 0, "expire_time": None})
+            return good(self.lease)
+        if line == "POST auth/token/renew-self":
+            return good(
+                auth={"client_token": "s.given", "lease_duration": self.lease["ttl"], "renewable": True}
+            )
         if self.good and headers["X-Vault-Token"] != self.good:
             return bad(403, "permission denied")
         found = self.answers.get(line)
@@ -80,9 +85,15 @@ class Wire:
 
 
 class Files:
+    def __init__(self) -> None:
+        self.held: dict[str, bytes | ErrorCode] = {"token": b"s.given\n", "client.pem": b"a certificate"}
+
     async def read(self, provider: str, name: str, deadline: Deadline) -> Secret:
         assert provider == "vault"
-        return Secret({"token": b"s.given\n", "client.pem": b"a certificate"}[name])
+        content = self.held[name]
+        if isinstance(content, ErrorCode):
+            raise AgentError(content, "switched on")
+        return Secret(content)
 
 
 def good(data: Any = None, auth: Any = None) -> KmsAnswer:
@@ -97,7 +108,8 @@ class Bench:
     def __init__(self, **more: Any) -> None:
         self.wire = Wire({"GET secret/data/app/db": STORED})
         self.clock = FakeClock()
-        context = Context(cast("Credentials", Files()), cast("KmsHttp", self.wire), self.clock)
+        self.files = Files()
+        context = Context(cast("Credentials", self.files), cast("KmsHttp", self.wire), self.clock)
         shape = msgspec.convert({"address": ADDRESS, **more}, BACKEND.settings)
         self.vault = cast("Vault", BACKEND.open(shape, context))
 
@@ -306,6 +318,67 @@ async def test_a_login_that_the_service_forgot_is_made_again_once() -> None:
     bench.wire.good = "s.of a restarted server"
     assert await bench.get("secret/app/db#n") == b"7"
     assert bench.wire.logins == 2
+
+
+async def test_a_login_is_for_one_certificate() -> None:
+    bench = Bench(**CERT)
+    await bench.get("secret/app/db#n")
+    bench.files.held["client.pem"] = b"another certificate"
+    assert set(await asyncio.gather(*(bench.get("secret/app/db#n") for _ in range(5)))) == {b"7"}
+    assert bench.wire.logins == 2
+    bench.files.held["client.pem"] = ErrorCode.KMS_CREDENTIALS_MISSING
+    assert await code_of(bench.get("secret/app/db#n")) is ErrorCode.KMS_CREDENTIALS_MISSING
+    assert bench.wire.logins == 2
+
+
+async def renewals(bench: Bench, asked: int) -> int:
+    """Renewals of a lease, after so many requests for the secret and some time for the renewal."""
+    for _ in range(asked):
+        await bench.get("secret/app/db#n")
+    for _ in range(20):
+        bench.clock.advance(1)
+        await asyncio.sleep(0.001)
+    return bench.wire.asked.count("POST auth/token/renew-self")
+
+
+LEASE = {"ttl": 0.002, "expire_time": "2026-09-21T14:00:00Z", "renewable": True}
+
+
+@pytest.mark.parametrize(
+    "held", [b"s.other", b"no token at all", ErrorCode.KMS_CREDENTIALS_MISSING, ErrorCode.RESOURCE_DENIED]
+)
+async def test_a_token_that_is_no_longer_the_credentials_is_not_renewed(held: bytes | ErrorCode) -> None:
+    bench = Bench()
+    bench.wire.lease = LEASE
+    assert await renewals(bench, asked=1) > 1
+    bench.files.held["token"] = held
+    await renewals(bench, asked=0)
+    before = await renewals(bench, asked=0)
+    assert await renewals(bench, asked=0) == before
+    bench.files.held["token"] = b"s.given"
+    assert await renewals(bench, asked=1) > before  # put back, it is looked after again
+    bench.vault.close()
+
+
+async def test_a_token_is_renewed_while_the_broker_is_away() -> None:
+    bench = Bench()
+    bench.wire.lease = LEASE
+    await bench.get("secret/app/db#n")
+    bench.files.held["token"] = ErrorCode.KBS_UNREACHABLE
+    before = await renewals(bench, asked=0)
+    assert await renewals(bench, asked=0) > before
+    bench.vault.close()
+
+
+async def test_a_token_that_cannot_be_used_any_more_is_forgotten() -> None:
+    bench = Bench()
+    await renewals(bench, asked=1)
+    bench.files.held["token"] = b"\x00 is no token"
+    assert await code_of(bench.get("secret/app/db#n")) is ErrorCode.KMS_CREDENTIALS_INVALID
+    bench.files.held["token"] = b"s.given"
+    await renewals(bench, asked=1)
+    assert bench.wire.asked.count("GET auth/token/lookup-self") == 2
+    bench.vault.close()
 
 
 async def test_all_who_meet_a_forgotten_login_get_the_new_one() -> None:

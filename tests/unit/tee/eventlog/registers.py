@@ -30,6 +30,7 @@ class FileRegisters:
     path: Path
     ALGORITHM: str = "sha384"
     problem: str | None = None
+    FIRMWARE_LOG: bool = False
     refuses: AgentError | None = None
     extends_and_refuses: bool = False
     deaf: bool = False

@@ -15,13 +15,16 @@ from msgspec.structs import replace
 from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.roles import MeasurementResult
-from agent.tee.eventlog import RuntimeLog, record
+from agent.tee import az_snp_vtpm, az_tdx_vtpm, csv, tdx, tpm
+from agent.tee.eventlog import RuntimeLog, header, record, shipped
+from agent.tee.eventlog.ship import CCEL
 from agent.tee.evidence import events
 from tests.unit.tee.eventlog.registers import Guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import ModuleType
 
 EVENT = ("example.org", "start", "v1")
 BROKEN = AgentError(ErrorCode.EVIDENCE_FAILED, "EIO")
@@ -118,6 +121,60 @@ def test_not_supported_comes_before_anything_can_fail(guest: Guest) -> None:
     assert not guest.folder.exists()
     guest.registers.problem = None  # not for ever
     assert log.extend(*EVENT) is MeasurementResult.OK
+
+
+def firmware_log(guest: Guest, content: bytes) -> None:
+    path = guest.root / "sysroot" / CCEL
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "no /sys/firmware/acpi/tables/data/CCEL"), (b"no event of any kind", "CCEL) is left out")],
+)
+def test_nothing_is_measured_that_a_verifier_could_not_replay(
+    guest: Guest, caplog: pytest.LogCaptureFixture, content: bytes | None, reason: str
+) -> None:
+    guest.registers.FIRMWARE_LOG = True
+    if content is not None:
+        firmware_log(guest, content)
+    log = log_of(guest)
+    assert reason in (log.problem or "")
+    assert "require_firmware_log = false" in (log.problem or "")
+    assert log.extend(*EVENT) is MeasurementResult.NOT_SUPPORTED
+    assert reason in str(vars(caplog.records[-1])["reason"])
+    assert guest.registers.extended == []
+    assert not guest.folder.exists()
+    assert shipped(guest.settings()) is None
+    firmware_log(guest, header())
+    assert log.problem is None
+    assert log.extend(*EVENT) is MeasurementResult.OK
+
+
+def test_it_is_measured_all_the_same_where_the_configuration_says_so(guest: Guest) -> None:
+    guest.registers.FIRMWARE_LOG = True
+    log = RuntimeLog(guest.measures, replace(guest.settings(), require_firmware_log=False))
+    assert log.problem is None
+    assert log.extend(*EVENT) is MeasurementResult.OK
+
+
+def test_what_a_crash_interrupted_is_carried_on_without_a_firmware_log_too(guest: Guest) -> None:
+    guest.registers.refuses, guest.registers.extends_and_refuses = BROKEN, True
+    log_of(guest).extend(*EVENT)
+    guest.registers.FIRMWARE_LOG = True
+    log_of(guest).recover()  # the register was extended: leaving the log behind would help nobody
+    assert guest.agrees()
+
+
+@pytest.mark.parametrize("tee", [tdx, csv])
+def test_tees_whose_verifiers_replay_the_whole_log(tee: ModuleType) -> None:
+    assert tee.FIRMWARE_LOG is True
+
+
+@pytest.mark.parametrize("tee", [tpm, az_snp_vtpm, az_tdx_vtpm])
+def test_tees_whose_log_is_not_sent(tee: ModuleType) -> None:
+    assert not getattr(tee, "FIRMWARE_LOG", False)
 
 
 @pytest.mark.parametrize("pcr", [-1, 2**64, 256, 0, 2**32])

@@ -311,3 +311,62 @@ def survives(data: bytes) -> None:
 def test_property_noise_is_refused_or_read(noise: bytes) -> None:
     survives(noise)
     survives(LOG + noise)
+
+
+# --- where PCR 0 begins ------------------------------------------------------------------------------
+CRTM, HCRTM = (0x0B, hashlib.sha256(b"crtm").digest()), (0x0B, hashlib.sha256(b"hcrtm").digest())
+
+
+def tpm_log(*entries: bytes) -> events.EventLog:
+    return events.parse_log(spec_id((0x0B, 32)) + b"".join(entries))
+
+
+def locality(value: bytes, register: int = 0, kind: int = 3) -> bytes:
+    return event(register, kind, (0x0B, bytes(32)), data=b"StartupLocality\0" + value)
+
+
+def extended(first: bytes, *digests: tuple[int, bytes]) -> bytes:
+    for _, digest in digests:
+        first = hashlib.sha256(first + digest).digest()
+    return first
+
+
+@pytest.mark.parametrize(
+    ("entries", "begins"),
+    [
+        ([], 0),
+        ([locality(b"\0")], 0),
+        ([locality(b"\3")], 3),
+        ([locality(b"\4")], 4),
+        ([locality(b"\3"), locality(b"\0")], 3),
+        ([event(0, 0x80000010, HCRTM, data=b"HCRTM")], 4),
+        ([locality(b"\3"), event(0, 0x80000010, HCRTM, data=b"HCRTM")], 4),  # before the TPM was started
+        # what only looks like it
+        ([locality(b"\3", register=1)], 0),
+        ([locality(b"")], 0),
+        ([locality(b"\3\0")], 0),
+        ([event(0, 3, (0x0B, bytes(32)), data=b"startuplocality\0\3")], 0),
+        ([event(1, 0x80000010, HCRTM, data=b"HCRTM")], 0),
+    ],
+)
+def test_pcr_0_begins_where_the_log_says(entries: list[bytes], begins: int) -> None:
+    log = tpm_log(*entries, event(0, 8, CRTM), event(2, 8, CRTM))
+    measured = [HCRTM, CRTM] if any(e[:8] == u32(0, 0x80000010) for e in entries) else [CRTM]
+    found = events.replay(log, "sha256")
+    assert found[0] == extended(bytes(31) + bytes([begins]), *measured)
+    assert found[2] == extended(bytes(32), CRTM)  # the others always begin with zeros
+
+
+def test_a_startup_locality_that_is_extended_is_an_event_like_others() -> None:
+    log = tpm_log(locality(b"\3", kind=8))
+    assert events.replay(log, "sha256")[0] == extended(bytes(32), (0x0B, bytes(32)))
+
+
+def test_a_register_that_is_given_begins_as_given() -> None:
+    log = tpm_log(locality(b"\3"), event(0, 8, CRTM))
+    assert events.replay(log, "sha256", {0: b"\5" * 32})[0] == extended(b"\5" * 32, CRTM)
+
+
+def test_pcr_0_is_told_though_nothing_was_measured_into_it() -> None:
+    assert events.replay(tpm_log(locality(b"\3")), "sha256") == {0: bytes(31) + b"\3"}
+    assert events.startup_locality(tpm_log().events) is None
