@@ -51,6 +51,7 @@ url = "https://kbs.example:8080"
 and needs no guest. `coco-agent config show` prints every value in effect and where it came from.
 
 The extension chooses the format: `.toml` or `.json`. Without an extension TOML is tried first, then JSON.
+TOML is version 1.1. A file may begin with UTF-8's byte order mark.
 Files are read without following symbolic links, must belong to root or to the agent's user, and nobody else
 may be able to write to them. A value of the wrong type, or one that cannot work, stops the start.
 Trust settings are marked with \N{DAGGER}.
@@ -89,6 +90,8 @@ _DIFFERENCES: Final = """\
 * URLs that cannot work (`http:10.0.0.1`, no scheme, credentials, trailing text) stop the start.
 * `SKIP_SEALED_SECRET_VERIFICATION=true` is not obeyed.
 * Credential paths are compared by whole path segments: `/run/confidential-containers/cdh/kbsfoo` is refused.
+* Files in UTF-16 and leap seconds (`23:59:60`) are refused. Integers of more than 64 bits and tables nested
+  80 to 400 deep are read where no key here gives them a meaning; upstream refuses the file.
 * YAML, INI, RON and JSON5 files are not read. Values are not converted: `"true"` is not a boolean.
 * The environment's proxies are not used for the broker; `kbs.proxy` is.
 """
