@@ -87,13 +87,14 @@ def _context(name: str | None) -> Context:
     from msgspec.structs import replace  # noqa: PLC0415
 
     from agent.cli.inspection.document import Context  # noqa: PLC0415
+    from agent.config import pem  # noqa: PLC0415
     from agent.tee.evidence import certs  # noqa: PLC0415
     from agent.tee.evidence.verdict import VENDOR  # noqa: PLC0415
 
     if name is None:
         return Context()
     content = connect.read_input(name, limits.INSPECT_CHAIN_MAX)
-    if b"-----BEGIN" in content:
+    if pem.is_pem(content):
         ders = tuple(certs.der(each) for each in certs.load_pem_chain(content))
     else:
         ders = _binary_chain(content)

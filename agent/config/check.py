@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import enum
 import re
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, assert_never
 
 from agent.clock import SystemClock
-from agent.config import kinds, limits, pem
+from agent.config import kinds, limits, pem, toml
 from agent.config.assemble import Inputs, findings
 from agent.config.document import Document, parse
 from agent.config.findings import Finding, Report, Severity, shown, shown_path
 from agent.config.keys import File, keys_of
 from agent.config.load import cert_file, plain
+from agent.config.model import KbsServer
 from agent.config.reading import find, suggest_name
 from agent.errors import AgentError
 from agent.files import read_trusted
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.config.document import Table
+    from agent.config.keys import Key
 
 __all__ = ["Finding", "Severity", "check"]
 
@@ -78,6 +81,18 @@ def _by_name(path: str) -> File | Whole | None:
     return File.AGENT if "agent" in words else None
 
 
+def _certificate_texts(key: Key, raw: object) -> list[str]:
+    """The certificates in a key's value, also inside tables; none of a value that is refused anyway."""
+    try:
+        value = None if raw is None or key.contents else key.kind.read(raw)
+    except kinds.Refused:
+        return []
+    if key.kind is kinds.PEM:
+        return [str(value)] if value else []
+    servers = value if isinstance(value, tuple) else ()
+    return [one.extra_roots for one in servers if isinstance(one, KbsServer)]
+
+
 class _Checker:
     """Findings of several files."""
 
@@ -111,6 +126,8 @@ class _Checker:
         elif isinstance(kind, File):
             self._add(kind, document)
         elif kind is Whole.INIT_DATA:
+            if content.removeprefix(toml.BOM).lstrip().startswith(b"{"):
+                self.report.refuse(path, "", "is JSON, and init-data is TOML only")
             self._init_data(document)
         else:
             assert_never(kind)
@@ -163,22 +180,21 @@ class _Checker:
     def _add(self, file: File, document: Document) -> None:
         self._documents[file].append(document)
         for key in keys_of(file):
-            text = find(document.tree, key.name)
-            if key.kind is kinds.PEM and isinstance(text, str):
+            for text in _certificate_texts(key, find(document.tree, key.name)):
                 self._certificates(document.path, key.name, text)
         named = cert_file(document) if file is File.AGENT else None
         if named is not None:
             self._contents[named] = self._cert_file(document.path, named)
 
     def _cert_file(self, path: str, named: str) -> str | None:
-        try:
-            text = Path(named).read_text("ascii") if Path(named).is_file() else None
-        except (OSError, ValueError):
-            text = None
-        if text is None:
+        if not Path(named).exists():
             self.report.warn(path, "kbs.cert_file", "cannot be read here, so it was not checked")
-        else:
-            self._certificates(path, "kbs.cert_file", text)
+            return None
+        content = self._read(named)
+        if content is None:
+            return None
+        text = content.decode("utf-8", "replace")
+        self._certificates(path, "kbs.cert_file", text)
         return text
 
     def _init_data(self, document: Document) -> None:
@@ -220,6 +236,13 @@ class _Checker:
             blocks = pem.certificates(text) if text.strip() else ()
         except ValueError:
             return  # reported with the key's other findings
+        try:
+            # The reader of the first use, whose word counts.
+            if blocks:
+                pem.anchor(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), text)
+        except ValueError as error:
+            self.report.error(path, key, str(error), "export it again as PEM")
+            return
         for number, der in enumerate(blocks, start=1):
             which = f"certificate {number} " if len(blocks) > 1 else "the certificate "
             try:

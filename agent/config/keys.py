@@ -215,7 +215,7 @@ _AGENT: Final = (
           "TPM to use; empty: the first of /dev/tpmrm0 and /dev/tpm0", "attester.tpm_device"),
     _ours("attester.tpm_ak_handle", device_kinds.HANDLE, '"0x81010001"',
           "persistent handle of a plain TPM's attestation key", "attester.tpm_ak_handle"),
-    _ours("attester.imds_url", kinds.URL, '"http://127.0.0.1:8181"',
+    _ours("attester.imds_url", device_kinds.SERVICE, '"http://127.0.0.1:8181"',
           "Azure's instance metadata service", "attester.imds_url"),
     _ours("hub.offline_stores", kinds.PATHS, '["/etc/store.json"]',
           "JSON stores of `offline_fs_kbc`; later ones override", "hub.offline_stores", trust=True),

@@ -105,9 +105,4 @@ def _contents(document: Document | None) -> dict[str, str | None]:
         raise AgentError(
             ErrorCode.CONFIG_INVALID, f"kbs.cert_file: {shown_path(path)}: there is no such file"
         )
-    try:
-        return {path: content.decode("ascii")}
-    except UnicodeDecodeError:
-        raise AgentError(
-            ErrorCode.CONFIG_INVALID, f"kbs.cert_file: {shown_path(path)}: not PEM text"
-        ) from None
+    return {path: content.decode("utf-8", "replace")}  # bundles have comments, in any language

@@ -8,12 +8,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import re
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from agent.config import pem
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.progress import Phase, reached
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent.config.model import Kbs
 
-_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII)
 _BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, Red Hat
@@ -154,16 +153,10 @@ def _trust_roots(made: ssl.SSLContext, extra_roots: str) -> None:
 
 
 def _trust_extra(made: ssl.SSLContext, extra_roots: str) -> None:
-    # What the operator names is an anchor, be it a root, an intermediate or the server's own certificate.
-    made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    # Bundles come with comments in any language; ssl takes ASCII only.
-    blocks = _PEM.findall(extra_roots)
-    if not blocks or len(blocks) != extra_roots.count("-----BEGIN "):
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the CA text is not PEM certificates")
     try:
-        made.load_verify_locations(cadata="\n".join(blocks))
-    except ssl.SSLError as error:
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the CA certificate cannot be read") from error
+        pem.anchor(made, extra_roots)
+    except ValueError as error:
+        raise AgentError(ErrorCode.CONFIG_INVALID, f"the CA text {error}") from None
 
 
 def _trust_pins(made: ssl.SSLContext, pins: tuple[bytes, ...]) -> None:

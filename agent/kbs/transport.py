@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent.config import limits
+from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
 from agent.http import URL, aiohttp
 from agent.kbs import tls
@@ -39,11 +39,6 @@ EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 
 _CHUNK: Final = 64 * limits.KIB
 _MAX_COOKIES: Final = 8
-_PROXY: Final = re.compile(
-    r"https?://(?:[A-Za-z0-9._~!$&'()*+,;=%-]+(?::[A-Za-z0-9._~!$&'()*+,;=%-]*)?@)?"
-    r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?",
-    re.IGNORECASE | re.ASCII,
-)
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}", re.ASCII)
 
 
@@ -179,8 +174,8 @@ class Transport:
         async with self._opening:
             if self._session is None and not self._closed:
                 # T-KBS-63: only the configured proxy; environment and netrc (trust_env) are not measured.
-                if self._settings.proxy and not _PROXY.fullmatch(self._settings.proxy):
-                    raise AgentError(ErrorCode.CONFIG_INVALID, "the proxy is not http(s)://host[:port]")
+                if self._settings.proxy and (wrong := urls.proxy_problem(self._settings.proxy)):
+                    raise AgentError(ErrorCode.CONFIG_INVALID, f"the proxy's URL {wrong}")
                 trust = await asyncio.to_thread(tls.context, self._settings, self._shown)
                 self._session = self._new_session(trust)
             if self._closed or self._session is None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from agent.config import limits, urls
+from agent.config import limits, pem, urls
 from agent.errors import AgentError, ErrorCode
 from agent.http import URL, aiohttp
 from agent.kbs import tls
@@ -303,10 +303,9 @@ def _segments(url: str) -> list[str]:
 def _context(configured: str, roots: str, identity: Secret | None) -> ssl.SSLContext:
     made = tls.trusting(configured)
     if roots:
-        made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # what is named is an anchor, a root or not
         try:
-            made.load_verify_locations(cadata=roots)
-        except (ssl.SSLError, ValueError):
+            pem.anchor(made, roots)
+        except ValueError:
             raise _unreadable("the service's CA is not PEM certificates") from None
     if identity is not None:
         _identify(made, identity)
@@ -317,7 +316,7 @@ def _identify(made: ssl.SSLContext, identity: Secret) -> None:
     # The ssl module reads keys from files only; this one is in no folder and ends with its descriptor.
     descriptor = os.memfd_create("kms-identity", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, identity.reveal())
+        os.write(descriptor, pem.identity(identity.reveal()))
         made.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
     except (ssl.SSLError, OSError, ValueError):
         raise _unreadable(
