@@ -19,11 +19,12 @@ def configure(parser: ArgumentParser) -> None:
         "check",
         help="find mistakes in configuration files, before a pod finds them",
         description="Check aa.toml, cdh.toml, agent.toml or init-data files; needs no agent. "
-        "Exit status 1 if there are errors.",
+        "Exit status 1 if there are errors. Unknown keys of upstream's files are warnings, as upstream.",
         epilog="example:\n  coco-agent config check aa.toml cdh.toml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     check.add_argument("files", nargs="+", metavar="FILE", help="file to check")
+    check.add_argument("--strict", action="store_true", help="exit status 1 for warnings, too")
     check.add_argument("--json", action="store_true", help="print JSON")
     show = actions.add_parser(
         "show",
@@ -66,7 +67,8 @@ def _check(arguments: Namespace) -> int:
             if finding.next_step:
                 print(f"  next: {finding.next_step}")
         print(f"{len(arguments.files)} checked, {len(errors)} errors, {len(findings) - len(errors)} warnings")
-    return text.EXIT_FAILED if errors else text.EXIT_OK
+    failed = findings if arguments.strict else errors
+    return text.EXIT_FAILED if failed else text.EXIT_OK
 
 
 def _show(arguments: Namespace) -> int:

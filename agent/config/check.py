@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import ssl
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, assert_never
@@ -17,7 +18,7 @@ from agent.config.findings import Finding, Report, Severity, shown, shown_path
 from agent.config.keys import File, keys_of
 from agent.config.load import cert_file, plain
 from agent.config.model import KbsServer
-from agent.config.reading import find, suggest_name
+from agent.config.reading import find, one_edit, suggest_name
 from agent.errors import AgentError
 from agent.files import read_trusted
 
@@ -215,8 +216,12 @@ class _Checker:
             if not isinstance(text, str):
                 self.report.refuse(path, key, str(kinds.wrong_type("a string", text)), "put quotes around it")
             elif name not in _PARTS:
-                self.report.warn(
-                    path, key, "is read by nobody in the guest", f"there are {', '.join(_PARTS)}"
+                meant = next((part for part in _PARTS if one_edit(name.lower(), part)), "")
+                (self.report.error if meant else self.report.warn)(
+                    path,
+                    key,
+                    "is read by nobody in the guest",
+                    f"did you mean {meant}?" if meant else f"there are {', '.join(_PARTS)}",
                 )
             else:
                 self._part(f"{path}[{name}]", name, text)
@@ -246,7 +251,9 @@ class _Checker:
         for number, der in enumerate(blocks, start=1):
             which = f"certificate {number} " if len(blocks) > 1 else "the certificate "
             try:
-                found = x509.load_der_x509_certificate(der)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # AMD's have the serial number 0
+                    found = x509.load_der_x509_certificate(der)
                 begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
             except ValueError:
                 self.report.error(path, key, f"{which}cannot be parsed", "export it again as PEM")

@@ -42,6 +42,7 @@ class Key(msgspec.Struct, frozen=True):
         contents: the value names a file whose content is the value.
         lenient: a wrong value is a warning, as upstream.
         required: upstream refuses a file without it.
+        needed: upstream refuses its table without it.
         used: False for what is read into the model, or only checked, and has no effect yet.
     """
 
@@ -56,6 +57,7 @@ class Key(msgspec.Struct, frozen=True):
     contents: bool = False
     lenient: bool = False
     required: bool = False
+    needed: bool = False
     used: bool = True
 
 
@@ -110,13 +112,13 @@ _REGISTRIES: Final = '{ unqualified-search-registries = ["docker.io"] }'
 
 _AA: Final = (
     _aa("token_configs.kbs.url", kinds.URL, '"https://kbs.example:8080"', "key broker to attest at",
-        "attester.kbs.url", trust=True),
+        "attester.kbs.url", trust=True, needed=True),
     _aa("token_configs.kbs.cert", kinds.PEM, _PEM_EXAMPLE,
         "certificates trusted for the broker, besides the system's", "attester.kbs.extra_roots", trust=True),
     _aa("token_configs.kbs.tee_key_algorithm", kinds.KEY_ALGORITHM, '"RSA-OAEP-256"',
         "how the broker encrypts to this guest", "attester.key_algorithm"),
     _aa("token_configs.coco_as.url", kinds.TEXT, '"http://as.example:50004"', "attestation service",
-        "attester.coco_as_url", trust=True, used=False),
+        "attester.coco_as_url", trust=True, needed=True, used=False),
     _aa("eventlog_config.init_pcr", kinds.PCR, "16", "register for runtime measurements",
         "attester.init_pcr"),
     _aa("eventlog_config.enable_eventlog", kinds.FLAG, "true", "keep a log of runtime measurements",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
+from agent.config import kinds
 from agent.config.findings import shown
 from agent.config.keys import KEYS, File, Key, keys_of
 from agent.config.kinds import Refused, read_pem, wrong_type
@@ -39,8 +40,8 @@ def read_document(
     for key in keys_of(file):
         raw = find(document.tree, key.name)
         if raw is None:
-            if key.required:
-                table, _, last = key.name.rpartition(".")
+            table, _, last = key.name.rpartition(".")
+            if key.required or (key.needed and find(document.tree, table) is not None):
                 report.refuse(
                     document.path, key.name, "is missing", f"add {last} = {key.example} below [{table}]"
                 )
@@ -104,15 +105,19 @@ def _report_unknown(file: File, document: Document, report: Report) -> None:
     tables = {prefix for name in known for prefix in _prefixes(name)}
     unknown = 0
     for name, value in _walk(document.tree, tables, known):
-        if name in tables:
+        if name in tables and not isinstance(value, dict):
             report.refuse(document.path, name, str(wrong_type("a table", value)))
             continue
         unknown += 1
         if unknown > _UNKNOWN_MAX:
             continue
-        guess = suggest_name(name, file)
+        meant = "" if file is File.AGENT else _nearly(name, value, file)
+        guess = meant or suggest_name(name, file)
         hint = f"did you mean {guess}?" if guess else ""
-        if file is File.AGENT:
+        if meant:
+            # T-CONF-40: with a misspelt table a pod has no broker, and nothing else says so.
+            report.error(document.path, shown(name), "is no table of this file and is ignored", hint)
+        elif file is File.AGENT:
             # Ours is strict: a misspelt trust setting must not pass as one that was never made.
             report.refuse(document.path, shown(name), "is not a key of this file", hint)
         else:
@@ -139,6 +144,30 @@ def _walk(tree: Table, tables: set[str], known: set[str], prefix: str = "") -> I
                 yield from _walk(value, tables, known, f"{name}.")
             else:
                 yield name, value
+
+
+def _nearly(name: str, value: object, file: File) -> str:
+    """The table that an unknown one is one edit away from, or empty; capitals and quotes are no edit."""
+    is_table = isinstance(value, dict) or (
+        isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    )
+    if not is_table or not value or len(name) > _LONGEST_NAME:
+        return ""
+    known = {prefix for key in keys_of(file) for prefix in _prefixes(key.name)}
+    known |= {key.name for key in keys_of(file) if key.kind in {kinds.TABLE, kinds.CREDENTIALS}}
+    return next((one for one in sorted(known) if one_edit(name.lower(), one)), "")
+
+
+def one_edit(left: str, right: str) -> bool:
+    """Whether two names differ by one character at most: missing, added, another one, or two exchanged."""
+    short, long = sorted((left, right), key=len)
+    if len(long) - len(short) > 1:
+        return False
+    at = next((at for at, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
+    if len(short) < len(long):
+        return short[at:] == long[at + 1 :]
+    exchanged = short[at : at + 2] == long[at : at + 2][::-1]
+    return short[at + 1 :] == long[at + 1 :] or (exchanged and short[at + 2 :] == long[at + 2 :])
 
 
 def suggest_name(name: str, file: File) -> str:

@@ -48,7 +48,9 @@ url = "https://kbs.example:8080"
 ```
 
 `coco-agent config check FILE...` finds mistakes before a pod does. It takes all three files and init-data,
-and needs no guest. `coco-agent config show` prints every value in effect and where it came from.
+and needs no guest. What it accepts, the agent accepts. With `--strict` warnings fail, too: a misspelt key of
+upstream's files is one, since upstream ignores it. A table that is one character away from a known one is an
+error without it. `coco-agent config show` prints every value in effect and where it came from.
 
 The extension chooses the format: `.toml` or `.json`. Without an extension TOML is tried first, then JSON.
 TOML is version 1.1. A file may begin with UTF-8's byte order mark.
@@ -87,6 +89,8 @@ _DIFFERENCES: Final = """\
 
 * `AA_KBC_PARAMS` and `agent.aa_kbc_params` are split at the first `::`, so that
   `cc_kbc::http://[fd00::1]:8080` works.
+* Certificates are read at the start. Upstream's test files have `cert = "cert"`: they are refused, with
+  `token_configs.kbs.cert: has no 'BEGIN CERTIFICATE' block; PEM text belongs here, not a path`.
 * URLs that cannot work (`http:10.0.0.1`, no scheme, credentials, trailing text) stop the start.
 * `SKIP_SEALED_SECRET_VERIFICATION=true` is not obeyed.
 * Credential paths are compared by whole path segments: `/run/confidential-containers/cdh/kbsfoo` is refused.
@@ -131,6 +135,8 @@ def _meaning(key: Key) -> str:
 def _default(key: Key) -> str:
     if key.required:
         return "required"
+    if key.needed:
+        return "required in its table"
     if key.contents or not key.sets:
         return ""
     target = key.sets[0]

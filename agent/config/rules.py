@@ -30,6 +30,7 @@ def judge(config: Config, settings: Settings, kernel: Mapping[str, str], report:
     _sealed(config, settings, report)
     for role, kbs in (("attester.kbs", config.attester.kbs), ("hub.kbs", config.hub.kbs)):
         _broker(role, kbs, settings, report)
+    _no_broker(config, settings, report)
     _kbc(config, settings, report)
     _two_brokers(config, settings, report)
     _times(config, settings, kernel, report)
@@ -108,6 +109,14 @@ def _server(where: tuple[str, str], server: KbsServer, kbs: Kbs, report: Report)
         )
     if _API_PATH.search(server.url):
         report.warn(*where, "ends in an API path, which the agent adds by itself", "end it after the port")
+
+
+def _no_broker(config: Config, settings: Settings, report: Report) -> None:
+    """A URL that was given and is empty; upstream finds out at the first use."""
+    if "attester.kbs.url" in settings.given and not config.attester.kbs.url:
+        report.error(
+            *settings.where("attester.kbs.url"), "is empty, so nothing can be attested", "name a broker"
+        )
 
 
 def _kbc(config: Config, settings: Settings, report: Report) -> None:
