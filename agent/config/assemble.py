@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
-from agent.config import keys, urls
+from agent.config import keys, limits, urls
+from agent.config.cmdline import is_open, parameters
 from agent.config.findings import Report, shown
 from agent.config.keys import File
 from agent.config.kinds import Refused
@@ -24,7 +25,7 @@ from agent.config.model import Origin, Source
 from agent.config.reading import read_document
 from agent.config.rules import judge
 from agent.config.settings import Settings
-from agent.config.sources import CC_KBC, Unmeasured, parse_cmdline
+from agent.config.sources import CC_KBC, Unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,11 +117,17 @@ def _agent_broker(document: Document, settings: Settings, report: Report) -> Non
 
 
 def _kernel(cmdline: str, report: Report) -> dict[str, str]:
-    try:
-        return parse_cmdline(cmdline)
-    except Refused as refused:
-        report.error(Source.KERNEL.value, "", f"{refused}; it is ignored")
+    # T-CONF-8: the host writes this text.
+    if len(cmdline) > limits.CMDLINE_MAX:
+        report.error(
+            Source.KERNEL.value, "", f"is longer than {limits.CMDLINE_MAX} characters; it is ignored"
+        )
         return {}
+    if is_open(cmdline):
+        report.warn(
+            Source.KERNEL.value, "", "has a quote that is never closed; what follows it is one parameter"
+        )
+    return parameters(cmdline)
 
 
 def _hub_url(settings: Settings, report: Report) -> None:

@@ -92,6 +92,9 @@ _DIFFERENCES: Final = """\
 * Certificates are read at the start. Upstream's test files have `cert = "cert"`: they are refused, with
   `token_configs.kbs.cert: has no 'BEGIN CERTIFICATE' block; PEM text belongs here, not a path`.
 * URLs that cannot work (`http:10.0.0.1`, no scheme, credentials, trailing text) stop the start.
+* The kernel command line is taken apart as the kernel does: double quotes hold white space together, and what
+  stands inside another parameter's quotes is part of its value. Quotes around a value are taken off, also in
+  the environment, where env files of container engines leave them.
 * `SKIP_SEALED_SECRET_VERIFICATION=true` is not obeyed.
 * Credential paths are compared by whole path segments: `/run/confidential-containers/cdh/kbsfoo` is refused.
 * Files in UTF-16 and leap seconds (`23:59:60`) are refused. Integers of more than 64 bits and tables nested

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.config import keys, limits, urls
+from agent.config.cmdline import unquoted
 from agent.config.kinds import Refused, read_credential, read_filter, read_path, read_pem, read_socket
 from agent.config.model import OFFLINE_STORES, Credential, Origin, Source
 
@@ -42,6 +43,7 @@ def parse_kbc_params(text: str) -> KbcParams:
         Refused: no ``::``, no name, or a URL that cannot work.
     """
     name, separator, url = text.partition("::")
+    url = unquoted(url)
     if not separator or not name.strip():
         raise Refused("is not <kbc name>::<URL>", "such as cc_kbc::https://kbs.example:8080")
     if name != CC_KBC:
@@ -50,23 +52,6 @@ def parse_kbc_params(text: str) -> KbcParams:
     if wrong:
         raise Refused(f"names a broker URL that {wrong}", "such as cc_kbc::https://kbs.example:8080")
     return KbcParams(name, url.rstrip("/"))
-
-
-def parse_cmdline(text: str) -> dict[str, str]:
-    """Parameters of the kernel command line; of a repeated one the first counts.
-
-    Raises:
-        Refused: longer than a kernel command line can be.
-    """
-    # T-CONF-8: the host writes this text.
-    if len(text) > limits.CMDLINE_MAX:
-        raise Refused(f"is longer than {limits.CMDLINE_MAX} characters")
-    found: dict[str, str] = {}
-    for word in text.split():
-        name, separator, value = word.partition("=")
-        if separator:
-            found.setdefault(name, value)
-    return found
 
 
 class Unmeasured(msgspec.Struct, frozen=True):
@@ -119,7 +104,7 @@ class Unmeasured(msgspec.Struct, frozen=True):
     def _kbc_params(self, name: str) -> tuple[KbcParams, Origin] | None:
         variable = name == keys.AA_KBC_PARAMS
         source = Source.ENVIRONMENT if variable else Source.KERNEL
-        text = (self.environ if variable else self.kernel).get(name, "").strip()
+        text = unquoted((self.environ if variable else self.kernel).get(name, "")).strip()
         if not text:
             return None
         try:
@@ -129,7 +114,7 @@ class Unmeasured(msgspec.Struct, frozen=True):
             return None
 
     def _variable(self, name: str, target: str, read: Callable[[object], object]) -> None:
-        text = self.environ.get(name, "")
+        text = unquoted(self.environ.get(name, ""))
         if not text.strip():
             return
         try:
@@ -140,7 +125,8 @@ class Unmeasured(msgspec.Struct, frozen=True):
         self.settings.put(target, value, Origin(Source.ENVIRONMENT, name), name)
 
     def _offline_stores(self) -> None:
-        extra = [path.strip() for path in self.environ.get(keys.OFFLINE_EXTRA, "").split(",") if path.strip()]
+        listed = unquoted(self.environ.get(keys.OFFLINE_EXTRA, "")).split(",")
+        extra = [path for text in listed if (path := unquoted(text).strip())]
         good = []
         for path in extra[: limits.CONFIG_MAX_ITEMS]:
             try:
@@ -157,7 +143,9 @@ class Unmeasured(msgspec.Struct, frozen=True):
 
     def _credentials(self) -> None:
         found: list[Credential] = []
-        items = [item for item in self.kernel.get(keys.KERNEL_RESOURCES, "").split(",") if item]
+        items = [
+            item for item in map(unquoted, self.kernel.get(keys.KERNEL_RESOURCES, "").split(",")) if item
+        ]
         for number, item in enumerate(items[: limits.CONFIG_MAX_ITEMS], start=1):
             # The last '::': a path has none, and a URI may hold an IPv6 address.
             uri, separator, path = item.rpartition("::")
@@ -180,7 +168,7 @@ class Unmeasured(msgspec.Struct, frozen=True):
 
     def _ignored(self) -> None:
         # T-CONF-9: a variable of the host's making must not switch signature checks off (SR-10, SR-11).
-        skips = self.environ.get(keys.SKIP_VERIFICATION) == "true"
+        skips = unquoted(self.environ.get(keys.SKIP_VERIFICATION, "")) == "true"
         given = self.settings.given.get("hub.sealed.skip_verification")
         if skips and not (given and given.value):
             self.report.warn(

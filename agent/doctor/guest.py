@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
+from agent.config.cmdline import parameters
+from agent.config.keys import KERNEL_KBC
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError
 from agent.files import read_beneath
@@ -107,7 +109,7 @@ def _signs(patient: Patient) -> Iterator[str]:
         yield f"{patient.wanted} is wanted"
     flags = set(_text(patient, "proc/cpuinfo").split())
     yield from (f"the CPU has the flag {flag}" for flag in _CPU_FLAGS if flag in flags)
-    if "agent.aa_kbc_params" in patient.cmdline:
+    if KERNEL_KBC in parameters(patient.cmdline):
         yield "the kernel command line names a key broker"
     if (Path(patient.sysroot) / INIT_DATA).exists():
         yield "the pod has init-data"

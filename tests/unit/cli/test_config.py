@@ -16,7 +16,7 @@ AA = '[token_configs.kbs]\nurl = "https://kbs.example:8080"\n'
 
 @pytest.mark.parametrize(
     ("text", "plain", "strict"),
-    [(AA, 0, 0), (f"{AA}unknown = 1\n", 0, 1), (AA.replace("token_configs", "token_confgs"), 1, 1), ("a = [", 1, 1)],
+    [(AA, 0, 0), (f"{AA}unknown = 1\n", 0, 1), (AA.replace("configs", "confgs"), 1, 1), ("a = [", 1, 1)],
 )  # fmt: skip
 def test_the_exit_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, plain: int, strict: int
