@@ -23,7 +23,7 @@ from agent.errors import AgentError
 from agent.files import read_trusted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from agent.clock import Clock
     from agent.config.document import Table
@@ -34,7 +34,7 @@ __all__ = ["Finding", "Severity", "check"]
 _SOON: Final = timedelta(days=30)
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 _VERSION: Final = "0.1.0"
-_PARTS: Final = {"aa.toml": File.AA, "cdh.toml": File.CDH, "policy.rego": None}
+PARTS: Final = {"aa.toml": File.AA, "cdh.toml": File.CDH, "policy.rego": None}
 _TOP: Final = {file: {key.name.partition(".")[0] for key in keys_of(file)} for file in File}
 
 
@@ -57,6 +57,19 @@ def check(files: Sequence[str], *, clock: Clock | None = None) -> list[Finding]:
     checker = _Checker(clock or SystemClock())
     for path in files:
         checker.file(path)
+    checker.together()
+    return checker.report.findings
+
+
+def check_parts(parts: Mapping[str, str], *, clock: Clock | None = None) -> list[Finding]:
+    """What is wrong, or looks wrong, in the files of one init-data document, by their names.
+
+    Args:
+        parts: file name to content.
+        clock: for the validity of certificates.
+    """
+    checker = _Checker(clock or SystemClock())
+    checker.parts("", parts)
     checker.together()
     return checker.report.findings
 
@@ -211,23 +224,32 @@ class _Checker:
         if not isinstance(parts, dict):
             self.report.refuse(path, "data", "is missing", "a table with aa.toml, cdh.toml or policy.rego")
             return
+        self.parts(path, parts)
+
+    def parts(self, path: str, parts: Mapping[str, object]) -> None:
+        """Check the files inside init-data.
+
+        Args:
+            path: of the init-data; empty: they are named by themselves.
+            parts: file name to content.
+        """
         for name, text in parts.items():
             key = f"data.{shown(name)}"
             if not isinstance(text, str):
                 self.report.refuse(path, key, str(kinds.wrong_type("a string", text)), "put quotes around it")
-            elif name not in _PARTS:
-                meant = next((part for part in _PARTS if one_edit(name.lower(), part)), "")
+            elif name not in PARTS:
+                meant = next((part for part in PARTS if one_edit(name.lower(), part)), "")
                 (self.report.error if meant else self.report.warn)(
                     path,
                     key,
                     "is read by nobody in the guest",
-                    f"did you mean {meant}?" if meant else f"there are {', '.join(_PARTS)}",
+                    f"did you mean {meant}?" if meant else f"there are {', '.join(PARTS)}",
                 )
             else:
-                self._part(f"{path}[{name}]", name, text)
+                self._part(f"{path}[{name}]" if path else name, name, text)
 
     def _part(self, path: str, name: str, text: str) -> None:
-        file = _PARTS[name]
+        file = PARTS[name]
         if file is None:
             return
         document = self._parse(path, text.encode("utf-8", "surrogatepass"), name)
