@@ -233,20 +233,23 @@ def _judge(name: str, content: str, findings: Sequence[Finding]) -> tuple[bool, 
 
 
 def _broker(name: str, content: str) -> str:
-    from agent.config.assemble import Inputs, collect  # noqa: PLC0415  # keeps --help light
+    from agent.config.assemble import InitDataFile, Inputs, collect  # noqa: PLC0415  # keeps --help light
     from agent.config.document import parse  # noqa: PLC0415
 
     document = parse(name, content.encode())
     # The guest's environment and kernel command line are not here to be asked.
     if name == "aa.toml":
         return collect(Inputs(aa=document, roles=frozenset()))[0].build().attester.kbs.url
-    return collect(Inputs(cdh=document, roles=frozenset()))[0].build().hub.kbs.url
+    if name == "cdh.toml":
+        return collect(Inputs(cdh=document, roles=frozenset()))[0].build().hub.kbs.url
+    inputs = Inputs(init_data=InitDataFile(document, bound=True), roles=frozenset())
+    return collect(inputs)[0].build().hub.kbs.url
 
 
 def _notes(document: InitData, findings: Sequence[Finding]) -> list[str]:
     notes = [finding.sentence() for finding in findings if finding.severity == "warning" and finding.file]
     if len(document.digest) != 32:
         notes.append("a vTPM (Azure, tpm) takes sha256 only; SNP compares the first 32 bytes of the digest")
-    if not {"aa.toml", "cdh.toml"} & document.data.keys():
+    if not {"aa.toml", "cdh.toml", "agent.toml"} & document.data.keys():
         notes.append("no aa.toml and no cdh.toml: the key broker comes from the kernel command line")
     return notes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from agent.clock import SystemClock
 from agent.config import kinds, limits, pem, toml
-from agent.config.assemble import Inputs, findings
+from agent.config.assemble import InitDataFile, Inputs, findings
 from agent.config.document import Document, parse
 from agent.config.findings import Finding, Report, Severity, shown, shown_path
 from agent.config.keys import File, keys_of
@@ -34,7 +34,7 @@ __all__ = ["Finding", "Severity", "check"]
 _SOON: Final = timedelta(days=30)
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 _VERSION: Final = "0.1.0"
-PARTS: Final = {"aa.toml": File.AA, "cdh.toml": File.CDH, "policy.rego": None}
+PARTS: Final = {"aa.toml": File.AA, "cdh.toml": File.CDH, "agent.toml": File.AGENT, "policy.rego": None}
 _TOP: Final = {file: {key.name.partition(".")[0] for key in keys_of(file)} for file in File}
 
 
@@ -114,6 +114,7 @@ class _Checker:
         self.report = Report()
         self._now = datetime.fromtimestamp(clock.wall(), UTC)
         self._documents: dict[File, list[Document]] = {file: [] for file in File}
+        self._inside: list[InitDataFile] = []
         self._contents: dict[str, str | None] = {}
 
     def file(self, path: str) -> None:
@@ -148,9 +149,10 @@ class _Checker:
 
     def together(self) -> None:
         """Check the documents against the keys and each other."""
-        if all(len(documents) <= 1 for documents in self._documents.values()):
+        if len(self._inside) <= 1 and all(len(documents) <= 1 for documents in self._documents.values()):
             aa, cdh, agent = (next(iter(self._documents[file]), None) for file in File)
-            self._assemble(Inputs(aa, cdh, agent, contents=self._contents))
+            inside = next(iter(self._inside), None)
+            self._assemble(Inputs(aa, cdh, agent, contents=self._contents, init_data=inside))
             return
         for document in self._documents[File.AA]:
             self._assemble(Inputs(aa=document))
@@ -158,6 +160,8 @@ class _Checker:
             self._assemble(Inputs(cdh=document))
         for document in self._documents[File.AGENT]:
             self._assemble(Inputs(agent=document, contents=self._contents))
+        for inside in self._inside:
+            self._assemble(Inputs(init_data=inside, contents=self._contents))
 
     def _assemble(self, inputs: Inputs) -> None:
         for finding in findings(inputs):
@@ -191,8 +195,11 @@ class _Checker:
             self.report.refuse(path, "", error.detail.removeprefix(f"{shown_path(path)}: "))
             return None
 
-    def _add(self, file: File, document: Document) -> None:
-        self._documents[file].append(document)
+    def _add(self, file: File, document: Document, *, inside: bool = False) -> None:
+        if inside and file is File.AGENT:
+            self._inside.append(InitDataFile(document, bound=True))
+        else:
+            self._documents[file].append(document)
         for key in keys_of(file):
             for text in _certificate_texts(key, find(document.tree, key.name)):
                 self._certificates(document.path, key.name, text)
@@ -254,7 +261,7 @@ class _Checker:
             return
         document = self._parse(path, text.encode("utf-8", "surrogatepass"), name)
         if document is not None:
-            self._add(file, document)
+            self._add(file, document, inside=True)
 
     def _certificates(self, path: str, key: str, text: str) -> None:
         from cryptography import x509  # noqa: PLC0415  # only this command needs it, and it is heavy

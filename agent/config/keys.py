@@ -68,7 +68,7 @@ class Place(msgspec.Struct, frozen=True):
         name: as it is written there.
         example: a value.
         meaning: for the reference.
-        sets: dotted fields of the model it can set.
+        sets: dotted fields of the model it can set, within :mod:`agent.config.narrow`.
     """
 
     name: str
@@ -256,7 +256,9 @@ _AGENT: Final = (
           "one process: serve the roles of launchers that are started after the attester",
           "control.launchers"),
     _ours("gateway.bind", kinds.BIND, '"127.0.0.1:9000"', "REST address; IPv6 in brackets", "gateway.bind"),
-    _ours("gateway.features", kinds.FEATURES, '"all"', "which REST routes exist", "gateway.features"),
+    _ours("gateway.features", kinds.FEATURES, '"all"',
+          "which REST routes exist; `attestation` gives evidence, and tokens with the TEE's private key",
+          "gateway.features", trust=True),
     _ours("gateway.compat_status", kinds.FLAG, "true", "answer every backend failure with 500, as upstream",
           "gateway.compat_status"),
     _ours("gateway.extra_hosts", kinds.HOSTS, '["agent.internal"]',
@@ -269,7 +271,7 @@ _AGENT: Final = (
           "observe.log_resource_names"),
     _ours("observe.metrics", kinds.FLAG, "false", "serve `/metrics` on the REST address", "observe.metrics"),
     _ours("security.strict_origin", kinds.FLAG, "true",
-          "refuse to start when a trust setting comes from the environment or the kernel command line",
+          "refuse to start when a trust setting comes from an unmeasured place",
           "strict_origin"),
 )  # fmt: skip
 
@@ -290,11 +292,11 @@ ENVIRONMENT: Final = (
     Place(AA_KBC_PARAMS, "cc_kbc::https://kbs.example:8080",
           "`<kbc name>::<URL>`, split at the first `::`, so that IPv6 addresses work (upstream refuses them)",
           ("attester.kbs.url", "hub.kbc", "hub.kbs.url")),
-    Place(AA_SOCKET, "unix:///run/aa.sock", "the attester's address; wins over `aa.aa_socket`",
+    Place(AA_SOCKET, "unix:///run/aa.sock", "the attester's address",
           ("hub.aa_socket",)),
     Place(KBS_CERT, "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
           "PEM certificates for the hub's broker, when no file has any", ("hub.kbs.extra_roots",)),
-    Place(OFFLINE_EXTRA, "/etc/more.json", "comma-separated JSON stores, read after the others",
+    Place(OFFLINE_EXTRA, "/etc/more.json", "comma-separated JSON stores, read after the default ones",
           ("hub.offline_stores",)),
     Place(RUST_LOG, "debug", "log level; wins over every file", ("observe.log_level",)),
     Place(SKIP_VERIFICATION, "true",
@@ -311,7 +313,7 @@ KERNEL: Final = (
     Place(KERNEL_KBC, "cc_kbc::https://kbs.example:8080", "as `AA_KBC_PARAMS`",
           ("attester.kbs.url", "hub.kbc", "hub.kbs.url")),
     Place(KERNEL_RESOURCES, "kbs:///default/aws/credential::/run/confidential-containers/cdh/kbs/aws.json",
-          "`<URI>::<path>`, comma-separated; added to `credentials`, also when there is a file",
+          "`<URI>::<path>`, comma-separated; when no file has `credentials`",
           ("hub.credentials",)),
     Place(KERNEL_TIMEOUT, "20", "kata-agent's time limit in seconds; compared with ours, nothing is set"),
 )  # fmt: skip

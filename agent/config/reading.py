@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from agent.config import kinds
-from agent.config.findings import shown
+from agent.config.findings import shown, shown_path
 from agent.config.keys import KEYS, File, Key, keys_of
 from agent.config.kinds import Refused, read_pem, wrong_type
 from agent.config.model import Origin, Source
+from agent.config.narrow import rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,24 +21,49 @@ if TYPE_CHECKING:
     from agent.config.settings import Settings
 
 _UNKNOWN_MAX: Final = 50
+_SAME: Final = {"kbs.cert": ("kbs.cert_file",), "kbs.cert_file": ("kbs.cert",)}
+NOT_IN_INIT_DATA: Final = {
+    "attester.allow_unbound_init_data": "it decides whether init-data counts; the image's agent.toml can",
+    "control.launchers": "processes of their own would not see this file; the image's agent.toml can",
+}
+"""Keys of agent.toml that init-data cannot set, and why."""
 _LONGEST_NAME: Final = max(len(key.name) for key in KEYS) + 8
 
 
+class Layer(msgspec.Struct, frozen=True):
+    """One file that is read, and how far it can be trusted.
+
+    Attributes:
+        file: which file it is.
+        document: its content.
+        source: FILE, INIT_DATA or UNBOUND.
+        over: names of keys that a stronger file of the same kind has given.
+    """
+
+    file: File
+    document: Document
+    source: Source = Source.FILE
+    over: frozenset[str] = frozenset()
+
+
 def read_document(
-    file: File, document: Document, settings: Settings, report: Report, contents: Mapping[str, str | None]
-) -> None:
+    layer: Layer, settings: Settings, report: Report, contents: Mapping[str, str | None]
+) -> frozenset[str]:
     """Put a file's values into settings; what is wrong goes into the report.
 
     Args:
-        file: which file it is.
-        document: its content.
+        layer: the file.
         settings: written to.
         report: findings are added here.
         contents: texts of files that keys of this file name, by path; None for a file that cannot be
             read here, whose key is then left out.
+
+    Returns:
+        Names of the keys that were given, and of those that mean the same.
     """
+    file, document = layer.file, layer.document
     _report_unknown(file, document, report)
-    origin = Origin(Source.FILE, document.path)
+    given: set[str] = set()
     unused: list[str] = []
     for key in keys_of(file):
         raw = find(document.tree, key.name)
@@ -46,15 +74,33 @@ def read_document(
                     document.path, key.name, "is missing", f"add {last} = {key.example} below [{table}]"
                 )
             continue
+        given |= {key.name, *_SAME.get(key.name, ())}
         value = _convert(key, raw, document.path, report, contents)
         if value is None:
             continue
-        for target in key.sets:
-            if not (key.fills and settings.has(target)):
-                settings.put(target, value, origin, key.name)
+        if key.name not in layer.over:
+            _put(key, value, layer, settings, report)
         if not key.used and value not in (False, "", ()):
             unused.append(key.name)
     _report_unused(unused, document.path, report)
+    return frozenset(given)
+
+
+def _put(key: Key, value: object, layer: Layer, settings: Settings, report: Report) -> None:
+    origin = Origin(layer.source, layer.document.path)
+    if layer.source is not Source.FILE and key.name in NOT_IN_INIT_DATA:
+        # T-CONF-43: what decides whether init-data counts, or who gets to see it, is not said in it.
+        report.refuse(layer.document.path, key.name, "cannot be set in init-data", NOT_IN_INIT_DATA[key.name])
+        return
+    for target in key.sets:
+        if key.fills and settings.has(target):
+            continue
+        if layer.source is not Source.UNBOUND:
+            settings.put(target, value, origin, key.name)
+        elif not settings.offer(target, value, origin, key.name):
+            where = settings.where(target)
+            message = f"would widen {where[1]} of {shown_path(where[0])}, which is measured; it is ignored"
+            report.error(layer.document.path, key.name, message, f"what it may say: {rule(target).words}")
 
 
 def find(tree: Table, name: str) -> object | None:

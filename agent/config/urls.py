@@ -15,6 +15,7 @@ from agent.config import limits
 _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _PATH: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/%-]*")
 _USER: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(?::[A-Za-z0-9._~!$&'()*+,;=%-]*)?")
+_BRACKETED: Final = re.compile(r"\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
 _HOST_MAX: Final = 253
 _PORT_MAX: Final = 65535
 UNIX: Final = "unix://"
@@ -95,6 +96,10 @@ def _parts_problem(text: str, *, credentials: bool) -> str:
                 "carries credentials, and whoever reads the configuration reads them",
             ),
             (port == 0 or parts.netloc.endswith(":"), "has no port number after ':'"),
+            (
+                "[" in parts.netloc and not _BRACKETED.fullmatch(parts.netloc.rpartition("@")[2]),
+                "has brackets without an IPv6 address in them",
+            ),
             (not _PATH.fullmatch(parts.path), "has characters in its path that do not belong there"),
         )
     ) or _host_problem(host, bracketed="[" in parts.netloc)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from agent.config import limits
 from agent.config.cmdline import parameters
 from agent.config.keys import KERNEL_KBC
+from agent.config.model import INIT_DATA_FILE
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError
 from agent.files import read_beneath
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from agent.tee.initdata import InitData
 
-INIT_DATA: Final = "run/confidential-containers/initdata/initdata.toml"
+INIT_DATA: Final = INIT_DATA_FILE.lstrip("/")
 """Where kata-agent leaves it (kata_integration.md 3.2)."""
 
 _CONFIGFS: Final = "/sys/kernel/config"
