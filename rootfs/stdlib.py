@@ -70,6 +70,9 @@ PACKAGES: Final = {
     "web sockets, in C: nothing here speaks them, and aiohttp falls back to Python": (
         "aiohttp/_websocket/*.so"
     ),
+    "a compiled TOML parser, 0.7 MB and 0.3 MB of memory; the same in Python reads our files in 0.1 ms": (
+        "tomli/*.so *__mypyc*.so"
+    ),
     "for tests and benchmarks": (
         "aiohttp/test_utils.py aiohttp/pytest_plugin.py multidict/_testcapi*.so "
         "google/protobuf/internal/*test* google/protobuf/internal/*benchmark* */tests/* */testdata/*"

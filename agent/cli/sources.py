@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from agent.config.assemble import InitDataFile
     from agent.config.model import Attester, Config
+    from agent.tee.initdata import InitData
 
 AGENT_CONFIG = "/etc/coco-agent/agent.toml"
 """Read when it is there and no other file is named. Part of the measured image."""
@@ -162,18 +163,34 @@ def begin(
     from agent.tee.binding import read_document  # noqa: PLC0415  # only for those who have init-data
 
     document = read_document(path)
-    part = document.data.get(AGENT_PART)
-    if own and part is None:
+    if own and AGENT_PART not in document.data:
         return Beginning(config)
     bound = _bind(document.digest, config.attester)
-    if part is None:
-        return Beginning(config, document.text)
-    from agent.config.assemble import InitDataFile  # noqa: PLC0415
+    # T-CONF-44: from the bytes that were bound; a file beside them could be another one by now.
+    file = agent_part(document, path, bound=bound)
+    return Beginning(config if file is None else again(file), document.text, file)
+
+
+def agent_part(document: InitData, path: str, *, bound: bool = True) -> InitDataFile | None:
+    """agent.toml of an init-data document, if it has one.
+
+    Args:
+        document: as read.
+        path: of the document, for messages and origins.
+        bound: whether the hardware vouches for it.
+
+    Raises:
+        AgentError: CONFIG_INVALID, not TOML.
+    """
+    from agent.config.assemble import InitDataFile  # noqa: PLC0415  # only for those who have init-data
     from agent.config.document import parse  # noqa: PLC0415
 
-    # T-CONF-44: from the bytes that were bound; a file beside them could be another one by now.
-    file = InitDataFile(parse(f"{path}[{AGENT_PART}]", part.encode(), AGENT_PART), bound)
-    return Beginning(again(file), document.text, file)
+    text = document.data.get(AGENT_PART)
+    return (
+        None
+        if text is None
+        else InitDataFile(parse(f"{path}[{AGENT_PART}]", text.encode(), AGENT_PART), bound)
+    )
 
 
 def _bind(digest: bytes, settings: Attester) -> bool:
