@@ -129,8 +129,9 @@ def _files(items: Sequence[str]) -> dict[str, str]:
 def _refuse(files: Mapping[str, str], *, force: bool) -> None:
     """Stop before rubbish is measured."""
     findings = _findings(files)
-    # What is said of "data.…" is that nothing in the guest reads it.
-    wrong = [one.sentence() for one in findings if one.severity == "error" or one.key.startswith("data.")]
+    # What is said of "data.…" of no file is that nothing in the guest reads it.
+    unread = [one for one in findings if not one.file and one.key.startswith("data.")]
+    wrong = [one.sentence() for one in findings if one.severity == "error" or one in unread]
     if wrong and not force:
         raise AgentError(ErrorCode.CONFIG_INVALID, f"{'; '.join(wrong)}; --force builds it all the same")
     for finding in findings:

@@ -33,9 +33,10 @@ Upstream's file, TOML or JSON, named with `-c`. Unknown keys are ignored with a 
 Ours, TOML or JSON. `/etc/coco-agent/agent.toml` is read if it is there, or the file named with
 `--agent-config`. Unknown keys are errors.
 
-A pod brings its own as `agent.toml` in init-data: it is taken from the very bytes whose digest the hardware
-vouches for, and wins over the image's, key by key. All roles see it, also those of launchers; a hub or
-gateway in a process of its own binds the document once more. `attester.allow_unbound_init_data` and
+A pod brings its own as `agent.toml` in init-data, where the attester is given the document
+(`--initdata-toml`, as kata-agent does; peer pods do not). It is taken from the very bytes whose digest the
+hardware vouches for, and wins over the image's, key by key. All roles see it, also those of launchers; a hub
+or gateway in a process of its own binds the document once more. `attester.allow_unbound_init_data` and
 `control.launchers` cannot be set there. On a platform that vouches for nothing it is one more unmeasured
 place (see below).
 """,

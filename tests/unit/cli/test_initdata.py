@@ -106,6 +106,12 @@ def test_good_files_are_built_without_a_word_more(files: Files) -> None:
     assert out
 
 
+def test_a_key_of_a_known_file_is_no_file(files: Files) -> None:
+    status, _, err = files.run("build", files.put("aa.toml", f"{AA}[data]\nx = 1\n"))
+    assert status == 0
+    assert "data: is not a key of this file" in err
+
+
 # --- inspect ------------------------------------------------------------------------------------------
 LAYERS: dict[str, tuple[Callable[[], str | bytes], str]] = {
     "no gzip": (lambda: text(DOCUMENT), "gzip is missing"),
