@@ -45,7 +45,7 @@ def _origins(config: Config, settings: Settings, report: Report) -> None:
     default = Config()
     for name in sorted(TRUST & settings.given.keys()):
         given = settings.given[name]
-        if given.origin.source not in UNMEASURED or given.narrows:
+        if given.origin.source not in UNMEASURED or given.within is not None:
             continue
         if not rule(name).fits(attrgetter(name)(default), given.value):
             report.refuse(

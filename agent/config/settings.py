@@ -24,13 +24,13 @@ class Given(msgspec.Struct, frozen=True):
         value: as the model holds it.
         origin: the kind of place, and which.
         key: the key there; for variables and parameters, their name.
-        narrows: whether it stays within a measured value that it took the place of.
+        within: the measured value that an unmeasured one took the place of, and stays within.
     """
 
     value: object
     origin: Origin
     key: str
-    narrows: bool = False
+    within: Given | None = None
 
 
 class Settings(msgspec.Struct):
@@ -45,8 +45,9 @@ class Settings(msgspec.Struct):
     def measured(self, name: str) -> Given | None:
         """What a measured place says of a field; None when all are silent, or leave it empty."""
         given = self.given.get(name)
-        spoken = given is not None and given.value not in ("", None) and given.origin.source not in UNMEASURED
-        return given if spoken else None
+        if given is not None and given.origin.source in UNMEASURED:
+            return given.within
+        return None if given is None or given.value in ("", None) else given
 
     def fits(self, name: str, value: object) -> bool:
         """Whether an unmeasured value stays within what measured places say of its field."""
@@ -55,13 +56,13 @@ class Settings(msgspec.Struct):
 
     def offer(self, name: str, value: object, origin: Origin, key: str) -> bool:
         """Set a field from an unmeasured place; False when that would widen what measured places say."""
-        # T-CONF-42: whoever starts the programs may narrow measured configuration and not widen it.
+        # T-CONF-42: the host may have written it.
         if not self.fits(name, value):
             return False
         measured = self.measured(name)
         same = measured is not None and rule(name).fits(value, measured.value)
         if not same or rule(name) is ANY:
-            self.given[name] = Given(value, origin, key, narrows=measured is not None)
+            self.given[name] = Given(value, origin, key, within=measured)
         return True
 
     def drop(self, name: str) -> None:

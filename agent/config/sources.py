@@ -112,7 +112,7 @@ class Unmeasured(msgspec.Struct, frozen=True):
         if found is not None:
             params, origin = found
             wanted = {"hub.kbc": params.name, "hub.kbs.url": params.url}
-            # Both or neither: half of it would be a broker that nobody named.
+            # Both or neither: half of it would be a broker that no place names.
             wider = [name for name, value in wanted.items() if not self.settings.fits(name, value)]
             for name, value in {name: wanted[name] for name in wider or wanted}.items():
                 self._take(name, value, origin)

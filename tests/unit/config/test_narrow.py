@@ -310,3 +310,10 @@ def test_arguments_may_not_widen_init_data() -> None:
 def test_unknown_keys_stop_the_start_there_too() -> None:
     with pytest.raises(AgentError, match=r"initdata\.toml\[agent\.toml\]: kbs\.ulr"):
         assemble(pod("[kbs]\nulr = 1\n"))
+
+
+def test_several_unmeasured_places_stay_within_the_same_measured_value() -> None:
+    made = pod('[gateway]\nfeatures = "resource"\n', image='[gateway]\nfeatures = "all"\n', bound=False)
+    for argument, result in (("attestation", Features.ATTESTATION), ("all", Features.RESOURCE)):
+        both = Inputs(agent=made.agent, init_data=made.init_data, arguments={"gateway.features": argument})
+        assert assemble(both).gateway.features is result
