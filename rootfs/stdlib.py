@@ -67,6 +67,9 @@ PACKAGES: Final = {
     "parsers of C, which only builds use; the compiled _cffi_backend is a module of its own": (
         "cffi/* pycparser/*"
     ),
+    "a compiled TOML parser, 0.7 MB and 0.3 MB of memory; the same in Python reads our files in 0.1 ms": (
+        "tomli/*.so *__mypyc*.so"
+    ),
     "for tests and benchmarks": (
         "google/protobuf/internal/*test* google/protobuf/internal/*benchmark* */tests/* */testdata/*"
     ),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from agent.cli import text
 from agent.cli.launchers import UsageError, read
-from agent.cli.sources import bind_initdata
+from agent.cli.sources import begin
 from agent.errors import AgentError
+from agent.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +26,17 @@ def run(program: str, arguments: Sequence[str]) -> int:
         launch = read(program, arguments)
         from agent.cli.run import run_daemon  # noqa: PLC0415  # after the arguments proved good
 
-        bind = partial(bind_initdata, launch.arguments, launch.config.attester)
-        return run_daemon(launch.config, frozenset({launch.role}), bind=bind)
+        return run_daemon(
+            launch.config,
+            frozenset({launch.role}),
+            begin=partial(
+                begin,
+                launch.config,
+                launch.arguments,
+                lambda file: read(program, arguments, init_data=file).config,
+                own=launch.role is not Role.ATTESTER,
+            ),
+        )
     except UsageError as error:
         sys.stderr.write(str(error))
         return text.EXIT_USAGE

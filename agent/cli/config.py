@@ -6,10 +6,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 from agent.cli import text
-from agent.cli.sources import add_config_options, load_config
+from agent.cli.sources import add_config_options, agent_part, load_config
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+
+    from agent.config.assemble import InitDataFile
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -19,11 +21,12 @@ def configure(parser: ArgumentParser) -> None:
         "check",
         help="find mistakes in configuration files, before a pod finds them",
         description="Check aa.toml, cdh.toml, agent.toml or init-data files; needs no agent. "
-        "Exit status 1 if there are errors.",
+        "Exit status 1 if there are errors. Unknown keys of upstream's files are warnings, as upstream.",
         epilog="example:\n  coco-agent config check aa.toml cdh.toml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     check.add_argument("files", nargs="+", metavar="FILE", help="file to check")
+    check.add_argument("--strict", action="store_true", help="exit status 1 for warnings, too")
     check.add_argument("--json", action="store_true", help="print JSON")
     show = actions.add_parser(
         "show",
@@ -33,6 +36,9 @@ def configure(parser: ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_options(show)
+    show.add_argument(
+        "--initdata-toml", metavar="FILE", help="init-data, shown as if the hardware vouched for it"
+    )
     show.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -66,13 +72,22 @@ def _check(arguments: Namespace) -> int:
             if finding.next_step:
                 print(f"  next: {finding.next_step}")
         print(f"{len(arguments.files)} checked, {len(errors)} errors, {len(findings) - len(errors)} warnings")
-    return text.EXIT_FAILED if errors else text.EXIT_OK
+    failed = findings if arguments.strict else errors
+    return text.EXIT_FAILED if failed else text.EXIT_OK
+
+
+def _init_data(path: str | None) -> InitDataFile | None:
+    if path is None:
+        return None
+    from agent.tee.binding import read_document  # noqa: PLC0415  # keeps --help light
+
+    return agent_part(read_document(path), path)
 
 
 def _show(arguments: Namespace) -> int:
     from agent.config.show import rows  # noqa: PLC0415  # keeps --help light
 
-    config = load_config(arguments)
+    config = load_config(arguments, init_data=_init_data(arguments.initdata_toml))
     shown = rows(config)
     if arguments.json:
         text.print_json(

@@ -9,13 +9,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from agent.cli import connect, text
-from agent.cli.sources import add_config_options, kernel_command_line, load_config
+from agent.cli.sources import add_config_options, agent_part, kernel_command_line, load_config
 from agent.errors import AgentError, ErrorCode
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
 
+    from agent.config.assemble import InitDataFile
     from agent.doctor.finding import Finding, Patient
 
 _COLOURS = {"good": "32", "warning": "33", "BAD": "31;1", "unknown": "2"}
@@ -92,7 +93,7 @@ def _patient(arguments: Namespace) -> Patient:
 
     config = load_config(arguments)
     config = replace(config, attester=replace(config.attester, sysroot=arguments.sysroot))
-    return Patient(
+    patient = Patient(
         config=config,
         detection=detect(arguments.sysroot, os.environ, platform.machine(), config.attester),
         environ=os.environ,
@@ -102,6 +103,24 @@ def _patient(arguments: Namespace) -> Patient:
         clock=SystemClock(),
         wanted=arguments.wanted,
     )
+    init_data = _init_data(patient)
+    if init_data is None:
+        return patient
+    config = load_config(arguments, init_data=init_data)
+    return replace(
+        patient, config=replace(config, attester=replace(config.attester, sysroot=arguments.sysroot))
+    )
+
+
+def _init_data(patient: Patient) -> InitDataFile | None:
+    """What the daemon took from init-data. Whether the hardware vouches for it is a finding of its own."""
+    from agent.doctor.guest import INIT_DATA, read_init_data  # noqa: PLC0415  # keeps --help light
+
+    try:
+        document = read_init_data(patient)
+    except AgentError:
+        return None  # told by the finding about the document
+    return None if document is None else agent_part(document, f"/{INIT_DATA}")
 
 
 async def _examine(patient: Patient, arguments: Namespace) -> list[Finding]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from agent.config.assemble import InitDataFile
     from agent.daemon import Daemon
 
 log = logging.getLogger("coco.launchers")
@@ -28,11 +29,13 @@ class Host:
     Args:
         daemon: that serves them.
         own: roles it was started with; these are not taken over.
+        init_data: agent.toml of the init-data that the daemon bound.
     """
 
-    def __init__(self, daemon: Daemon, own: frozenset[Role]) -> None:
+    def __init__(self, daemon: Daemon, own: frozenset[Role], init_data: InitDataFile | None = None) -> None:
         self._daemon = daemon
         self._own = own
+        self._init_data = init_data
 
     def plan(self, wanted: handover.Wanted) -> Plan:
         """What to do for one launcher.
@@ -48,7 +51,9 @@ class Host:
             # Its broker may be reachable from there only.
             raise AloneError("another network namespace")
         try:
-            config = launchers.read(wanted.program, wanted.arguments, wanted.environ, wanted.folder).config
+            config = launchers.read(
+                wanted.program, wanted.arguments, wanted.environ, wanted.folder, self._init_data
+            ).config
             bind = parse_bind(config.gateway.bind) if role is Role.GATEWAY else None
         except launchers.UsageError as error:
             raise RefusedError(text.EXIT_USAGE, str(error)) from None

@@ -158,9 +158,9 @@ def _open(name: str, platform: str) -> tuple[Layout, images.Selection]:
 
 
 def _encrypt(arguments: Namespace) -> int:
+    from agent.config.uri import parse_uri  # noqa: PLC0415
     from agent.hub.image import images, jwe  # noqa: PLC0415
     from agent.hub.image.wrapping import Wrapper  # noqa: PLC0415
-    from agent.kbs.uri import parse_uri  # noqa: PLC0415
 
     recipients = [jwe.read_public_key(_recipient(name)) for name in arguments.recipient]
     has_key = bool(arguments.key or arguments.random)

@@ -13,12 +13,11 @@ from agent.errors import AgentError, ErrorCode
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Mapping, Sequence
 
+    from agent.config.findings import Finding
     from agent.tee.initdata import InitData
     from agent.tee.initdata_transport import Unpacked
-
-EXTRACTED = ("aa.toml", "cdh.toml")
-"""What kata-agent writes out for the agents; policy.rego it applies itself (kata_integration.md 3.2)."""
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -29,7 +28,8 @@ def configure(parser: ArgumentParser) -> None:
         "build",
         "make the value of the pod annotation",
         "Put files into an init-data document and print what the annotation "
-        "io.katacontainers.config.hypervisor.cc_init_data takes. Equal files give equal text.",
+        "io.katacontainers.config.hypervisor.cc_init_data takes. Equal files give equal text. The files are "
+        "checked as inspect does; with errors nothing is built.",
         "coco-agent initdata build aa.toml cdh.toml policy.rego",
     )
     build.add_argument(
@@ -41,6 +41,7 @@ def configure(parser: ArgumentParser) -> None:
         choices=("sha256", "sha384", "sha512"),
         help="of the digest; a vTPM (Azure, tpm) takes sha256 only (default: sha256)",
     )
+    build.add_argument("--force", action="store_true", help="build it in spite of errors")
     build.add_argument("--toml", action="store_true", help="print the document itself, not the annotation")
     digest = _action(
         actions,
@@ -94,7 +95,9 @@ def _build(arguments: Namespace) -> int:
     from agent.tee.initdata import Algorithm, parse  # noqa: PLC0415
     from agent.tee.initdata_transport import ANNOTATION, annotation, build  # noqa: PLC0415
 
-    document = build(dict(_file(item) for item in arguments.files), Algorithm(arguments.algorithm))
+    files = _files(arguments.files)
+    _refuse(files, force=arguments.force)
+    document = build(files, Algorithm(arguments.algorithm))
     if arguments.json:
         read = parse(document)
         text.print_json(
@@ -111,6 +114,34 @@ def _build(arguments: Namespace) -> int:
         print(document.decode().removesuffix("\n") if arguments.toml else annotation(document))
         print(f"digest {parse(document).digest.hex()}", file=sys.stderr)
     return text.EXIT_OK
+
+
+def _files(items: Sequence[str]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for name, content in map(_file, items):
+        if name in files:
+            # A document has one file of a name, so the other one would be lost.
+            raise AgentError(ErrorCode.INVALID_REQUEST, f"there are two files of the name {name}")
+        files[name] = content
+    return files
+
+
+def _refuse(files: Mapping[str, str], *, force: bool) -> None:
+    """Stop before rubbish is measured."""
+    findings = _findings(files)
+    # What is said of "data.…" of no file is that nothing in the guest reads it.
+    unread = [one for one in findings if not one.file and one.key.startswith("data.")]
+    wrong = [one.sentence() for one in findings if one.severity == "error" or one in unread]
+    if wrong and not force:
+        raise AgentError(ErrorCode.CONFIG_INVALID, f"{'; '.join(wrong)}; --force builds it all the same")
+    for finding in findings:
+        print(f"{finding.severity}: {finding.sentence()}", file=sys.stderr)
+
+
+def _findings(files: Mapping[str, str]) -> list[Finding]:
+    from agent.config.check import check_parts  # noqa: PLC0415  # keeps --help light
+
+    return check_parts(files)
 
 
 def _file(item: str) -> tuple[str, str]:
@@ -156,8 +187,10 @@ def _digest(document: InitData, *, as_json: bool) -> int:
 
 
 def _inspect(unpacked: Unpacked, document: InitData, *, as_json: bool) -> int:
-    files = [(name, len(content.encode()), *_judge(name, content)) for name, content in document.data.items()]
-    notes = _notes(document)
+    findings = _findings(document.data)
+    data = document.data
+    files = [(name, len(held.encode()), *_judge(name, held, findings)) for name, held in data.items()]
+    notes = _notes(document, findings)
     if as_json:
         text.print_json(
             {
@@ -180,40 +213,44 @@ def _inspect(unpacked: Unpacked, document: InitData, *, as_json: bool) -> int:
         _digest(document, as_json=False)
         for note in notes:
             print(f"\nnote: {note}")
-    return text.EXIT_OK if all(good for _, _, good, _ in files) else text.EXIT_FAILED
+    return text.EXIT_FAILED if any(finding.severity == "error" for finding in findings) else text.EXIT_OK
 
 
-def _judge(name: str, content: str) -> tuple[bool, str]:
-    if name not in EXTRACTED:
-        about = "policy, applied by kata-agent" if name == "policy.rego" else "measured, but read by nobody"
-        return True, about
-    import tempfile  # noqa: PLC0415
+def _judge(name: str, content: str, findings: Sequence[Finding]) -> tuple[bool, str]:
+    from agent.config.check import PARTS  # noqa: PLC0415  # keeps --help light
+    from agent.config.findings import shown  # noqa: PLC0415
 
-    from agent.config.load import load  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, name)
-        path.write_text(content)
-        try:
-            config = load(  # the guest's environment and kernel command line are not here to be asked
-                aa=str(path) if name == "aa.toml" else None,
-                cdh=str(path) if name == "cdh.toml" else None,
-                agent=None,
-                environ={},
-                cmdline="",
-                arguments={},
-                roles=frozenset({"attester" if name == "aa.toml" else "hub"}),
-            )
-        except AgentError as error:
-            return False, f"INVALID: {error.detail.replace(f'{path}', name)}"
-    kbs = config.attester.kbs if name == "aa.toml" else config.hub.kbs
-    return True, f"good; key broker {kbs.url}" if kbs.url else "good; names no key broker"
+    own = {(name, finding.key) for finding in findings} | {("", f"data.{shown(name)}")}
+    errors = [finding for finding in findings if finding.severity == "error"]
+    wrong = [finding.sentence() for finding in errors if (finding.file, finding.key) in own]
+    if wrong:
+        return False, f"INVALID: {'; '.join(wrong)}"
+    if name not in PARTS:
+        return True, "measured, but read by nobody"
+    if PARTS[name] is None:
+        return True, "policy, applied by kata-agent"
+    url = _broker(name, content)
+    return True, f"good; key broker {url}" if url else "good; names no key broker"
 
 
-def _notes(document: InitData) -> list[str]:
-    notes = []
+def _broker(name: str, content: str) -> str:
+    from agent.config.assemble import InitDataFile, Inputs, collect  # noqa: PLC0415  # keeps --help light
+    from agent.config.document import parse  # noqa: PLC0415
+
+    document = parse(name, content.encode())
+    # The guest's environment and kernel command line are not here to be asked.
+    if name == "aa.toml":
+        return collect(Inputs(aa=document, roles=frozenset()))[0].build().attester.kbs.url
+    if name == "cdh.toml":
+        return collect(Inputs(cdh=document, roles=frozenset()))[0].build().hub.kbs.url
+    inputs = Inputs(init_data=InitDataFile(document, bound=True), roles=frozenset())
+    return collect(inputs)[0].build().hub.kbs.url
+
+
+def _notes(document: InitData, findings: Sequence[Finding]) -> list[str]:
+    notes = [finding.sentence() for finding in findings if finding.severity == "warning" and finding.file]
     if len(document.digest) != 32:
         notes.append("a vTPM (Azure, tpm) takes sha256 only; SNP compares the first 32 bytes of the digest")
-    if not any(name in document.data for name in EXTRACTED):
+    if not {"aa.toml", "cdh.toml", "agent.toml"} & document.data.keys():
         notes.append("no aa.toml and no cdh.toml: the key broker comes from the kernel command line")
     return notes

@@ -98,9 +98,10 @@ def _context(names: list[str] | None) -> Context:
 
 
 def _chain(content: bytes) -> tuple[bytes, ...]:
+    from agent.config import pem  # noqa: PLC0415
     from agent.tee.evidence import certs  # noqa: PLC0415
 
-    if b"-----BEGIN" in content:
+    if pem.is_pem(content):
         return tuple(certs.der(each) for each in certs.load_pem_chain(content))
     return _binary_chain(content)
 

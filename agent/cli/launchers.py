@@ -19,6 +19,7 @@ from agent.roles import Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from agent.config.assemble import InitDataFile
     from agent.config.model import Config
 
 ROLES: Final = {
@@ -55,7 +56,11 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 def read(
-    program: str, arguments: Sequence[str], environ: Mapping[str, str] = os.environ, folder: str = ""
+    program: str,
+    arguments: Sequence[str],
+    environ: Mapping[str, str] = os.environ,
+    folder: str = "",
+    init_data: InitDataFile | None = None,
 ) -> Launch:
     """The configuration that a program's command line asks for.
 
@@ -64,6 +69,7 @@ def read(
         arguments: without the program.
         environ: the launcher's environment.
         folder: where its relative paths start; empty: here.
+        init_data: agent.toml of init-data, or None.
 
     Raises:
         UsageError: what cannot be parsed.
@@ -82,7 +88,7 @@ def read(
     files = (given.aa, given.cdh, given.agent_config)
     aa, cdh, agent = (path if path is None else os.path.join(folder, path) for path in files)  # noqa: PTH118
     values = {field: value for field, name in overrides.items() if (value := vars(given)[name]) is not None}
-    config = load_files(aa, cdh, agent, values, frozenset({role.value}), environ=environ)
+    config = load_files(aa, cdh, agent, values, frozenset({role.value}), environ=environ, init_data=init_data)
     return Launch(role, config, given)
 
 

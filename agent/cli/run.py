@@ -25,6 +25,7 @@ from agent.serve.sockets import SCHEME, BoundSocket, listen_unix
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from agent.cli.sources import Beginning
     from agent.config.model import Config
 
 log = logging.getLogger("coco.daemon")
@@ -34,23 +35,26 @@ def run_daemon(
     config: Config,
     roles: frozenset[Role] = ALL_ROLES,
     *,
-    bind: Callable[[], str | None] = lambda: None,
+    begin: Callable[[], Beginning],
 ) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP, as upstream's programs; then stop cleanly.
 
     A process with the attester role also serves the roles of launchers that are started after it.
 
     Args:
-        config: the effective configuration.
+        config: the effective configuration, but for what init-data says.
         roles: which roles to serve.
-        bind: binds init-data, before any socket is opened; its text, if it is to be sent.
+        begin: binds init-data, before any socket is opened.
 
     Raises:
         AgentError: the configuration cannot be served, or init-data cannot be bound. No socket is left.
     """
     harden()
     setup(config.observe)
-    init_data = bind()
+    beginning = begin()
+    if beginning.config is not config:
+        config = beginning.config
+        setup(config.observe)
     notifier = Notifier.from_environment(os.environ, os.getpid())
     listeners = _inherited(roles)
     launchers = None
@@ -64,7 +68,8 @@ def run_daemon(
         serve(
             config,
             roles,
-            init_data=init_data,
+            init_data=beginning.text,
+            init_data_file=beginning.init_data,
             notifier=notifier,
             listeners=listeners,
             for_launchers=launchers,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agent import readahead
-from agent.cli.sources import ALL_ROLES, add_config_options, add_initdata_options, bind_initdata, load_config
+from agent.cli.sources import ALL_ROLES, add_config_options, add_initdata_options, begin, load_config
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -32,8 +32,7 @@ def run(arguments: Namespace) -> int:
     from agent.cli.run import run_daemon  # noqa: PLC0415  # after the configuration proved good
     from agent.roles import Role  # noqa: PLC0415
 
+    again = partial(load_config, arguments, roles)
     return run_daemon(
-        config,
-        frozenset(Role(name) for name in roles),
-        bind=partial(bind_initdata, arguments, config.attester),
+        config, frozenset(Role(name) for name in roles), begin=partial(begin, config, arguments, again)
     )

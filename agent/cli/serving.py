@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping, Sequence
 
+    from agent.config.assemble import InitDataFile
     from agent.config.model import Config
     from agent.observe.sd_notify import Notifier
     from agent.roles import Role
@@ -29,6 +30,7 @@ def serve(
     roles: frozenset[Role],
     *,
     init_data: str | None,
+    init_data_file: InitDataFile | None,
     notifier: Notifier,
     listeners: Mapping[Role, Sequence[socket.socket]],
     for_launchers: BoundSocket | None,
@@ -39,6 +41,7 @@ def serve(
         config: the effective configuration.
         roles: which roles to serve.
         init_data: TOML text to send with every attestation.
+        init_data_file: agent.toml of it, for the roles of launchers.
         notifier: told that the daemon is up.
         listeners: sockets that listen already.
         for_launchers: where launchers hand over their roles; None: nowhere.
@@ -48,7 +51,9 @@ def serve(
     """
     daemon = Daemon(config, roles, init_data=init_data, listeners=listeners)
     readahead.finish()
-    launchers = None if for_launchers is None else Launchers(Host(daemon, roles).plan, for_launchers)
+    launchers = (
+        None if for_launchers is None else Launchers(Host(daemon, roles, init_data_file).plan, for_launchers)
+    )
     asyncio.run(_serve(daemon, roles, notifier, launchers))
 
 

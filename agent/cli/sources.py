@@ -8,16 +8,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from agent.config.model import INIT_DATA_FILE
 from agent.errors import AgentError, ErrorCode
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from agent.config.assemble import InitDataFile
     from agent.config.model import Attester, Config
+    from agent.tee.initdata import InitData
 
 AGENT_CONFIG = "/etc/coco-agent/agent.toml"
 """Read when it is there and no other file is named. Part of the measured image."""
+
+AGENT_PART = "agent.toml"
+"""Its name in init-data."""
 
 ALL_ROLES = frozenset({"attester", "hub", "gateway"})
 
@@ -44,7 +52,9 @@ def add_agent_config(parser: ArgumentParser) -> None:
     )
 
 
-def load_config(arguments: Namespace, roles: frozenset[str] = ALL_ROLES) -> Config:
+def load_config(
+    arguments: Namespace, roles: frozenset[str] = ALL_ROLES, init_data: InitDataFile | None = None
+) -> Config:
     """The effective configuration for the options of :func:`add_config_options`.
 
     Raises:
@@ -61,6 +71,7 @@ def load_config(arguments: Namespace, roles: frozenset[str] = ALL_ROLES) -> Conf
         arguments.agent_config,
         {name: value for name, value in overrides.items() if value is not None},
         roles,
+        init_data=init_data,
     )
 
 
@@ -72,6 +83,7 @@ def load_files(
     roles: frozenset[str],
     *,
     environ: Mapping[str, str] = os.environ,
+    init_data: InitDataFile | None = None,
 ) -> Config:
     """Read files, environment and kernel command line into one configuration.
 
@@ -82,6 +94,7 @@ def load_files(
         arguments: dotted model field to text, from the command line.
         roles: what is served with it; settings of other roles are not judged.
         environ: of whoever wants it served.
+        init_data: agent.toml of init-data, or None.
 
     Raises:
         AgentError: CONFIG_INVALID, FILE_UNSAFE.
@@ -98,6 +111,7 @@ def load_files(
         cmdline=kernel_command_line(),
         arguments=arguments,
         roles=roles,
+        init_data=init_data,
     )
 
 
@@ -112,25 +126,82 @@ def add_initdata_options(parser: ArgumentParser) -> None:
     )
 
 
-def bind_initdata(arguments: Namespace, settings: Attester) -> str | None:
-    """Bind what :func:`add_initdata_options` was given; its text, when it is a document.
+class Beginning(msgspec.Struct, frozen=True):
+    """What a daemon begins with, once init-data is bound.
+
+    Attributes:
+        config: the effective configuration, with what init-data's agent.toml says.
+        text: init-data to send with every attestation.
+        init_data: agent.toml of init-data, for the roles of launchers.
+    """
+
+    config: Config
+    text: str | None = None
+    init_data: InitDataFile | None = None
+
+
+def begin(
+    config: Config, arguments: Namespace, again: Callable[[InitDataFile], Config], *, own: bool = False
+) -> Beginning:
+    """Bind what :func:`add_initdata_options` was given, and read the agent.toml in it.
+
+    Args:
+        config: without init-data. It alone decides how init-data is bound.
+        arguments: of the command line.
+        again: the configuration with init-data's agent.toml.
+        own: a role that its caller gives no init-data, in a process of its own: kata-agent's document is
+            bound once more when it holds an agent.toml, so that all roles see the same settings.
 
     Raises:
-        AgentError: INIT_DATA_MISMATCH and others of :mod:`agent.tee.binding`; CONFIG_INVALID, not base64.
+        AgentError: INIT_DATA_MISMATCH and others of :mod:`agent.tee.binding`; CONFIG_INVALID.
     """
-    if not arguments.initdata_toml and not arguments.initdata_digest:
-        return None
+    path = arguments.initdata_toml or (INIT_DATA_FILE if own and Path(INIT_DATA_FILE).exists() else None)
+    if not path:
+        if arguments.initdata_digest:
+            _bind(_digest(arguments.initdata_digest), config.attester)
+        return Beginning(config)
+    from agent.tee.binding import read_document  # noqa: PLC0415  # only for those who have init-data
+
+    document = read_document(path)
+    if own and AGENT_PART not in document.data:
+        return Beginning(config)
+    bound = _bind(document.digest, config.attester)
+    # T-CONF-44: from the bytes that were bound; a file beside them could be another one by now.
+    file = agent_part(document, path, bound=bound)
+    return Beginning(config if file is None else again(file), document.text, file)
+
+
+def agent_part(document: InitData, path: str, *, bound: bool = True) -> InitDataFile | None:
+    """agent.toml of an init-data document, if it has one.
+
+    Args:
+        document: as read.
+        path: of the document, for messages and origins.
+        bound: whether the hardware vouches for it.
+
+    Raises:
+        AgentError: CONFIG_INVALID, not TOML.
+    """
+    from agent.config.assemble import InitDataFile  # noqa: PLC0415  # only for those who have init-data
+    from agent.config.document import parse  # noqa: PLC0415
+
+    text = document.data.get(AGENT_PART)
+    return (
+        None
+        if text is None
+        else InitDataFile(parse(f"{path}[{AGENT_PART}]", text.encode(), AGENT_PART), bound)
+    )
+
+
+def _bind(digest: bytes, settings: Attester) -> bool:
     import asyncio  # noqa: PLC0415  # only for those who have init-data
 
     from agent.clock import Deadline, SystemClock  # noqa: PLC0415
     from agent.config import limits  # noqa: PLC0415
-    from agent.tee.binding import bind_digest, bind_document  # noqa: PLC0415
+    from agent.tee.binding import bind_digest  # noqa: PLC0415
 
     deadline = Deadline.after(SystemClock(), limits.BIND_DEADLINE)
-    if arguments.initdata_toml:
-        return asyncio.run(bind_document(arguments.initdata_toml, settings, deadline))
-    asyncio.run(bind_digest(_digest(arguments.initdata_digest), settings, deadline))
-    return None
+    return asyncio.run(bind_digest(digest, settings, deadline))
 
 
 def _digest(encoded: str) -> bytes:

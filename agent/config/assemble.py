@@ -2,10 +2,10 @@
 
 Precedence, from strong to weak; docs/configuration.md has it per setting:
 
-* command line arguments;
-* ``RUST_LOG``, and for the hub ``AA_KBC_PARAMS`` and ``AA_SOCKET``;
 * aa.toml for the attester, cdh.toml for the hub; agent.toml's ``[kbs]`` fills what they leave empty;
-* for a role without a file: ``AA_KBC_PARAMS``, then the kernel command line.
+* agent.toml of bound init-data, then the image's;
+* where these are silent: command line arguments; ``AA_KBC_PARAMS``; the kernel command line. Where they
+  speak, unmeasured places may only narrow (:mod:`agent.config.narrow`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
-from agent.config import keys, urls
+from agent.config import keys, limits, urls
+from agent.config.cmdline import is_open, parameters
 from agent.config.findings import Report, shown
 from agent.config.keys import File
 from agent.config.kinds import Refused
 from agent.config.model import Origin, Source
-from agent.config.reading import read_document
+from agent.config.reading import Layer, read_document
 from agent.config.rules import judge
 from agent.config.settings import Settings
-from agent.config.sources import CC_KBC, Unmeasured, parse_cmdline
+from agent.config.sources import CC_KBC, Unmeasured, refuse_wider
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,18 @@ if TYPE_CHECKING:
 ROLES: Final = frozenset({"attester", "hub", "gateway"})
 
 
+class InitDataFile(msgspec.Struct, frozen=True):
+    """agent.toml of init-data.
+
+    Attributes:
+        document: its content, from the very bytes whose digest was held against the hardware.
+        bound: whether the hardware vouches for that digest; if not, it is one more unmeasured place.
+    """
+
+    document: Document
+    bound: bool
+
+
 class Inputs(msgspec.Struct, frozen=True):
     """All that decides about a configuration.
 
@@ -43,6 +56,7 @@ class Inputs(msgspec.Struct, frozen=True):
         aa: aa.toml, or None when no file is named.
         cdh: cdh.toml, or None.
         agent: agent.toml, or None.
+        init_data: agent.toml of init-data, or None.
         environ: environment variables.
         cmdline: the kernel command line.
         arguments: model field to text; the fields of ``keys.ARGUMENTS``.
@@ -59,6 +73,7 @@ class Inputs(msgspec.Struct, frozen=True):
     arguments: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     contents: Mapping[str, str | None] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     roles: frozenset[str] = ROLES
+    init_data: InitDataFile | None = None
 
 
 def assemble(inputs: Inputs) -> Config:
@@ -82,11 +97,10 @@ def findings(inputs: Inputs) -> list[Finding]:
 def collect(inputs: Inputs) -> tuple[Settings, Report]:
     """Settings and findings; the settings are complete only when no finding is blocking."""
     settings, report = Settings(), Report()
-    for file, document in ((File.AA, inputs.aa), (File.CDH, inputs.cdh), (File.AGENT, inputs.agent)):
+    for file, document in ((File.AA, inputs.aa), (File.CDH, inputs.cdh)):
         if document is not None:
-            read_document(file, document, settings, report, inputs.contents)
-    if inputs.agent is not None:
-        _agent_broker(inputs.agent, settings, report)
+            read_document(Layer(file, document), settings, report, inputs.contents)
+    _agent(inputs, settings, report)
     kernel = _kernel(inputs.cmdline, report)
     unmeasured = Unmeasured(inputs.environ, kernel, settings, report)
     if "attester" in inputs.roles:
@@ -96,19 +110,42 @@ def collect(inputs: Inputs) -> tuple[Settings, Report]:
     unmeasured.observe()
     _hub_url(settings, report)
     _arguments(inputs.arguments, settings, report)
-    judge(settings.build(), settings, kernel, report)
+    config = settings.build()
+    judge(config, settings, kernel, report)
+    if inputs.init_data is not None and inputs.roles == {"attester"} and not config.control.launchers:
+        # T-CONF-43: else the pod's own settings would count for one role and not for the others.
+        report.refuse(
+            *settings.where("control.launchers"),
+            "is false, so hub and gateway would not see the agent.toml of init-data",
+            "leave one of them out",
+        )
     return settings, report
 
 
-def _agent_broker(document: Document, settings: Settings, report: Report) -> None:
+def _agent(inputs: Inputs, settings: Settings, report: Report) -> None:
+    """agent.toml: bound init-data's before the image's, key by key; unbound init-data's after it."""
+    layers = [] if inputs.agent is None else [Layer(File.AGENT, inputs.agent)]
+    if inputs.init_data is not None:
+        source = Source.INIT_DATA if inputs.init_data.bound else Source.UNBOUND
+        layer = Layer(File.AGENT, inputs.init_data.document, source)
+        layers.insert(0 if inputs.init_data.bound else len(layers), layer)
+    over: frozenset[str] = frozenset()
+    for layer in layers:
+        unmeasured = layer.source is Source.UNBOUND
+        over |= read_document(
+            layer if unmeasured else replace(layer, over=over), settings, report, inputs.contents
+        )
+        _agent_broker(layer, settings, report)
+
+
+def _agent_broker(layer: Layer, settings: Settings, report: Report) -> None:
     """agent.toml's ``[kbs]``: it stands for a hub's file where there is none."""
+    document, origin = layer.document, Origin(layer.source, layer.document.path)
     for role in ("attester.kbs", "hub.kbs"):
         # Of several endpoints the first one stands for the broker where nothing else names it.
         if not settings.has(f"{role}.url") and (servers := settings.servers(f"{role}.endpoints")):
-            origin = Origin(Source.FILE, document.path)
             settings.put(f"{role}.url", servers[0].url, origin, "kbs.endpoints")
     if settings.has("hub.kbs.url") and "hub.kbc" not in settings.given:
-        origin = Origin(Source.FILE, document.path)
         settings.put("hub.kbc", CC_KBC, origin, "kbs.url")
     table = document.tree.get("kbs")
     if isinstance(table, dict) and table.get("cert") and table.get("cert_file"):
@@ -116,11 +153,17 @@ def _agent_broker(document: Document, settings: Settings, report: Report) -> Non
 
 
 def _kernel(cmdline: str, report: Report) -> dict[str, str]:
-    try:
-        return parse_cmdline(cmdline)
-    except Refused as refused:
-        report.error(Source.KERNEL.value, "", f"{refused}; it is ignored")
+    # T-CONF-8: the host writes this text.
+    if len(cmdline) > limits.CMDLINE_MAX:
+        report.error(
+            Source.KERNEL.value, "", f"is longer than {limits.CMDLINE_MAX} characters; it is ignored"
+        )
         return {}
+    if is_open(cmdline):
+        report.warn(
+            Source.KERNEL.value, "", "has a quote that is never closed; what follows it is one parameter"
+        )
+    return parameters(cmdline)
 
 
 def _hub_url(settings: Settings, report: Report) -> None:
@@ -155,4 +198,6 @@ def _arguments(arguments: Mapping[str, str], settings: Settings, report: Report)
         except Refused as refused:
             report.refuse(Source.COMMAND_LINE.value, name, str(refused), refused.next_step)
             continue
-        settings.put(name, value, Origin(Source.COMMAND_LINE, name), name)
+        origin = Origin(Source.COMMAND_LINE, name)
+        if not settings.offer(name, value, origin, name):
+            refuse_wider(settings, name, origin, name, report)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from agent.config import urls
 from agent.config.kinds import Kind, Refused, read_text, read_texts, wrong_type
+from agent.config.model import IMDS_URL
 
 TEES: Final = (
     *("tdx", "sgx", "az-tdx-vtpm", "az-snp-vtpm", "snp", "csv", "cca", "se", "tpm", "sample"),
@@ -77,6 +79,15 @@ def _read_handle(value: object) -> int:
     return handle
 
 
+def _read_service(value: object) -> str:
+    text = read_text(value)
+    wrong = urls.plain_problem(text)
+    if wrong:
+        raise Refused(wrong, f"the default is {IMDS_URL}")
+    return text.rstrip("/")
+
+
+SERVICE: Final = Kind("string, http URL", _read_service)
 EXPECTED: Final = Kind("array of device names", _read_expected)
 VSOCK: Final = Kind("CID and port", _read_vsock)
 VMPL: Final = Kind("privilege level", _read_level)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
-from agent.config import limits
+from agent.config import limits, toml
 from agent.config.findings import shown, shown_path
 from agent.errors import AgentError, ErrorCode
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     Table = Mapping[str, object]
 
 EXTENSIONS: Final = (".toml", ".json")
+_REASON_MAX: Final = 120
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -57,32 +57,25 @@ def parse(path: str, content: bytes, name: str = "") -> Document:
     try:
         return Document(path, _toml(path, content))
     except AgentError:
-        if not content.lstrip().startswith(b"{"):
+        if not content.removeprefix(toml.BOM).lstrip().startswith(b"{"):
             raise
     return Document(path, _json(path, content))
 
 
 def _toml(path: str, content: bytes) -> Table:
     try:
-        return tomllib.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _invalid(path, f"not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise _invalid(path, f"not TOML: {shown(str(error))}") from None
-    except ValueError:
-        # Numbers with too many digits, dates that do not exist: not wrapped by tomllib.
-        raise _invalid(path, "not TOML: a number or date is out of range") from None
-    except RecursionError:
-        raise _invalid(path, "nested too deeply") from None
+        return toml.loads(content)
+    except toml.TomlError as error:
+        raise _invalid(path, shown(str(error), _REASON_MAX)) from None
 
 
 def _json(path: str, content: bytes) -> Table:
     try:
-        tree: object = msgspec.json.decode(content)
+        tree: object = msgspec.json.decode(toml.decode(content))
     except msgspec.DecodeError as error:
         raise _invalid(path, f"not JSON: {shown(str(error))}") from None
-    except UnicodeDecodeError as error:
-        raise _invalid(path, f"not UTF-8 at byte {error.start}") from None
+    except toml.TomlError as error:
+        raise _invalid(path, str(error)) from None
     except RecursionError:
         raise _invalid(path, "nested too deeply") from None
     if not isinstance(tree, dict):

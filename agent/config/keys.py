@@ -42,6 +42,7 @@ class Key(msgspec.Struct, frozen=True):
         contents: the value names a file whose content is the value.
         lenient: a wrong value is a warning, as upstream.
         required: upstream refuses a file without it.
+        needed: upstream refuses its table without it.
         used: False for what is read into the model, or only checked, and has no effect yet.
     """
 
@@ -56,6 +57,7 @@ class Key(msgspec.Struct, frozen=True):
     contents: bool = False
     lenient: bool = False
     required: bool = False
+    needed: bool = False
     used: bool = True
 
 
@@ -66,7 +68,7 @@ class Place(msgspec.Struct, frozen=True):
         name: as it is written there.
         example: a value.
         meaning: for the reference.
-        sets: dotted fields of the model it can set.
+        sets: dotted fields of the model it can set, within :mod:`agent.config.narrow`.
     """
 
     name: str
@@ -110,13 +112,13 @@ _REGISTRIES: Final = '{ unqualified-search-registries = ["docker.io"] }'
 
 _AA: Final = (
     _aa("token_configs.kbs.url", kinds.URL, '"https://kbs.example:8080"', "key broker to attest at",
-        "attester.kbs.url", trust=True),
+        "attester.kbs.url", trust=True, needed=True),
     _aa("token_configs.kbs.cert", kinds.PEM, _PEM_EXAMPLE,
         "certificates trusted for the broker, besides the system's", "attester.kbs.extra_roots", trust=True),
     _aa("token_configs.kbs.tee_key_algorithm", kinds.KEY_ALGORITHM, '"RSA-OAEP-256"',
         "how the broker encrypts to this guest", "attester.key_algorithm"),
     _aa("token_configs.coco_as.url", kinds.TEXT, '"http://as.example:50004"', "attestation service",
-        "attester.coco_as_url", trust=True, used=False),
+        "attester.coco_as_url", trust=True, needed=True, used=False),
     _aa("eventlog_config.init_pcr", kinds.PCR, "16", "register for runtime measurements",
         "attester.init_pcr"),
     _aa("eventlog_config.enable_eventlog", kinds.FLAG, "true", "keep a log of runtime measurements",
@@ -219,7 +221,7 @@ _AGENT: Final = (
           "TPM to use; empty: the first of /dev/tpmrm0 and /dev/tpm0", "attester.tpm_device"),
     _ours("attester.tpm_ak_handle", device_kinds.HANDLE, '"0x81010001"',
           "persistent handle of a plain TPM's attestation key", "attester.tpm_ak_handle"),
-    _ours("attester.imds_url", kinds.URL, '"http://127.0.0.1:8181"',
+    _ours("attester.imds_url", device_kinds.SERVICE, '"http://127.0.0.1:8181"',
           "Azure's instance metadata service", "attester.imds_url"),
     _ours("hub.offline_stores", kinds.PATHS, '["/etc/store.json"]',
           "JSON stores of `offline_fs_kbc`; later ones override", "hub.offline_stores", trust=True),
@@ -259,7 +261,9 @@ _AGENT: Final = (
           "control.launchers"),
     _ours("gateway.bind", kinds.BIND, '"127.0.0.1:9000"',
           "REST address; IPv6 in brackets; one of localhost brings the other", "gateway.bind"),
-    _ours("gateway.features", kinds.FEATURES, '"all"', "which REST routes exist", "gateway.features"),
+    _ours("gateway.features", kinds.FEATURES, '"all"',
+          "which REST routes exist; `attestation` gives evidence, and tokens with the TEE's private key",
+          "gateway.features", trust=True),
     _ours("gateway.compat_status", kinds.FLAG, "true", "answer every backend failure with 500, as upstream",
           "gateway.compat_status"),
     _ours("gateway.extra_hosts", kinds.HOSTS, '["agent.internal"]',
@@ -272,7 +276,7 @@ _AGENT: Final = (
           "observe.log_resource_names"),
     _ours("observe.metrics", kinds.FLAG, "false", "serve `/metrics` on the REST address", "observe.metrics"),
     _ours("security.strict_origin", kinds.FLAG, "true",
-          "refuse to start when a trust setting comes from the environment or the kernel command line",
+          "refuse to start when a trust setting comes from an unmeasured place",
           "strict_origin"),
 )  # fmt: skip
 
@@ -293,11 +297,11 @@ ENVIRONMENT: Final = (
     Place(AA_KBC_PARAMS, "cc_kbc::https://kbs.example:8080",
           "`<kbc name>::<URL>`, split at the first `::`, so that IPv6 addresses work (upstream refuses them)",
           ("attester.kbs.url", "hub.kbc", "hub.kbs.url")),
-    Place(AA_SOCKET, "unix:///run/aa.sock", "the attester's address; wins over `aa.aa_socket`",
+    Place(AA_SOCKET, "unix:///run/aa.sock", "the attester's address",
           ("hub.aa_socket",)),
     Place(KBS_CERT, "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
           "PEM certificates for the hub's broker, when no file has any", ("hub.kbs.extra_roots",)),
-    Place(OFFLINE_EXTRA, "/etc/more.json", "comma-separated JSON stores, read after the others",
+    Place(OFFLINE_EXTRA, "/etc/more.json", "comma-separated JSON stores, read after the default ones",
           ("hub.offline_stores",)),
     Place(RUST_LOG, "debug", "log level; wins over every file", ("observe.log_level",)),
     Place(SKIP_VERIFICATION, "true",
@@ -314,7 +318,7 @@ KERNEL: Final = (
     Place(KERNEL_KBC, "cc_kbc::https://kbs.example:8080", "as `AA_KBC_PARAMS`",
           ("attester.kbs.url", "hub.kbc", "hub.kbs.url")),
     Place(KERNEL_RESOURCES, "kbs:///default/aws/credential::/run/confidential-containers/cdh/kbs/aws.json",
-          "`<URI>::<path>`, comma-separated; added to `credentials`, also when there is a file",
+          "`<URI>::<path>`, comma-separated; when no file has `credentials`",
           ("hub.credentials",)),
     Place(KERNEL_TIMEOUT, "20", "kata-agent's time limit in seconds; compared with ours, nothing is set"),
 )  # fmt: skip

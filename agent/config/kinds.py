@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-import ipaddress
 import re
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -14,6 +13,8 @@ import msgspec
 from agent.config import limits, pem, urls
 from agent.config.findings import shown
 from agent.config.model import Credential, Features, KeyAlgorithm
+from agent.config.uri import parse_uri
+from agent.errors import AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -150,6 +151,9 @@ def read_pem(value: object) -> str:
     if not text.strip():
         return ""
     try:
+        # T-CONF-5: a key in a configuration file is readable by everybody who reads the file.
+        if "PRIVATE KEY-----" in text:
+            raise ValueError("holds a private key; only certificates belong here")
         pem.certificates(text)
     except ValueError as error:
         raise Refused(str(error), "put the PEM text of the broker's CA between triple quotes") from None
@@ -158,19 +162,19 @@ def read_pem(value: object) -> str:
 
 def read_url(value: object) -> str:
     """A broker's base URL without trailing slashes; empty is none."""
-    return _url(value, credentials=False).rstrip("/")
-
-
-def _url(value: object, *, credentials: bool) -> str:
     text = read_text(value)
-    wrong = urls.problem(text, credentials=credentials) if text else ""
+    wrong = urls.problem(text) if text else ""
     if wrong:
         raise Refused(wrong, "write it as https://<host>:<port>")
-    return text
+    return text.rstrip("/")
 
 
 def _read_proxy(value: object) -> str | None:
-    return _url(value, credentials=True) or None
+    text = read_text(value)
+    wrong = urls.proxy_problem(text) if text else ""
+    if wrong:
+        raise Refused(wrong, "write it as http://<host>:<port>")
+    return text or None
 
 
 def _read_pins(value: object) -> tuple[bytes, ...]:
@@ -205,16 +209,11 @@ def read_socket(value: object) -> str:
 def read_bind(value: object) -> str:
     """A literal ``IP:port``, IPv6 in brackets."""
     text = read_text(value)
-    host, _, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    next_step = "write a literal address such as 127.0.0.1:8006 or [::1]:8006"
     try:
-        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        urls.bind_address(text)
     except ValueError:
+        next_step = "write a literal address such as 127.0.0.1:8006 or [::1]:8006"
         raise Refused("is not an IP address and a port", next_step) from None
-    digits = port.isascii() and port.isdigit() and len(port) <= 5
-    if (address.version == 6) != bracketed or not digits or int(port) > 65535:
-        raise Refused("is not an IP address and a port", next_step)
     return text
 
 
@@ -320,9 +319,29 @@ def read_credential(path: str, uri: str) -> Credential:
     inside = parts[: len(folder)] == folder and len(parts) > len(folder) and parts[-1] != ""
     if not inside or not path.isprintable() or any(part in {"", ".", ".."} for part in parts[1:]):
         raise Refused("has an illegal path to put a credential", f"a plain path {below}")
-    if not re.match(r"kbs(\+[A-Za-z0-9+.-]+)?://", uri, re.IGNORECASE):
+    if not _is_resource(uri):
         raise Refused("has a resource_uri that is none", "such as kbs:///default/aws/credential")
     return Credential(path, uri)
+
+
+def _is_resource(text: str) -> bool:
+    try:
+        parse_uri(text)
+    except AgentError:
+        return False
+    return True
+
+
+def read_resource(value: object) -> str:
+    """The URI of a resource, as it is written.
+
+    Raises:
+        Refused: it is none.
+    """
+    text = read_text(value)
+    if not _is_resource(text):
+        raise Refused("has a value that is not a resource URI")
+    return text
 
 
 def _read_table(value: object) -> object:

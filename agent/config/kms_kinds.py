@@ -12,6 +12,7 @@ from agent.config.kinds import (
     Refused,
     read_bind,
     read_items,
+    read_resource,
     read_socket,
     read_text,
     read_url,
@@ -19,7 +20,6 @@ from agent.config.kinds import (
 )
 
 CREDENTIAL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_URI: Final = re.compile(r"kbs(?:\+[A-Za-z0-9.-]{1,32})?:///[!-~]{1,1024}")
 
 
 def _read_credentials(value: object) -> tuple[tuple[str, str], ...]:
@@ -35,9 +35,10 @@ def _credential(name: str, uri: object) -> tuple[str, str]:
     example = 'such as "aws/credential.json" = "kbs:///default/aws/credential"'
     if not CREDENTIAL_NAME.fullmatch(name):
         raise Refused("has a name that is not <provider>/<file>", example)
-    if not _URI.fullmatch(read_text(uri)):
-        raise Refused("has a value that is not a resource URI", example)
-    return name, read_text(uri)
+    try:
+        return name, read_resource(uri)
+    except Refused as refused:
+        raise Refused(str(refused), example) from None
 
 
 def _read_endpoints(value: object) -> tuple[str, ...]:

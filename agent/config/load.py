@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
-from agent.config.assemble import ROLES, Inputs, assemble
+from agent.config.assemble import ROLES, InitDataFile, Inputs, assemble
 from agent.config.document import EXTENSIONS, Document, parse
 from agent.config.findings import shown_path
 from agent.errors import AgentError, ErrorCode
@@ -31,6 +31,7 @@ def load(
     cmdline: str,
     arguments: Mapping[str, str] = _NO_ARGUMENTS,
     roles: frozenset[str] = ROLES,
+    init_data: InitDataFile | None = None,
 ) -> Config:
     """The effective configuration.
 
@@ -42,6 +43,7 @@ def load(
         cmdline: the kernel command line.
         arguments: dotted model field to text, for what the command line set; see ``keys.ARGUMENTS``.
         roles: ``attester``, ``hub``, ``gateway``: which of them this process serves.
+        init_data: agent.toml of init-data, or None.
 
     Raises:
         AgentError: CONFIG_INVALID; FILE_UNSAFE for a file others could have written or redirected.
@@ -54,8 +56,9 @@ def load(
         environ=environ,
         cmdline=cmdline,
         arguments=arguments,
-        contents=_contents(ours),
+        contents=_contents(ours) | _contents(None if init_data is None else init_data.document),
         roles=roles,
+        init_data=init_data,
     )
     return assemble(inputs)
 
@@ -105,9 +108,4 @@ def _contents(document: Document | None) -> dict[str, str | None]:
         raise AgentError(
             ErrorCode.CONFIG_INVALID, f"kbs.cert_file: {shown_path(path)}: there is no such file"
         )
-    try:
-        return {path: content.decode("ascii")}
-    except UnicodeDecodeError:
-        raise AgentError(
-            ErrorCode.CONFIG_INVALID, f"kbs.cert_file: {shown_path(path)}: not PEM text"
-        ) from None
+    return {path: content.decode("utf-8", "replace")}  # bundles have comments, in any language

@@ -23,6 +23,8 @@ RUN_DIR: Final = "/run/confidential-containers"
 AA_SOCKET: Final = f"unix://{RUN_DIR}/attestation-agent/attestation-agent.sock"
 CDH_SOCKET: Final = f"unix://{RUN_DIR}/cdh.sock"
 CONTROL_SOCKET: Final = f"unix://{RUN_DIR}/coco-agent/control.sock"
+INIT_DATA_FILE: Final = f"{RUN_DIR}/initdata/initdata.toml"
+"""Where kata-agent puts the document (kata_integration.md 3.2)."""
 EVENTLOG_DIR: Final = "/run/attestation-agent"
 IMDS_URL: Final = "http://169.254.169.254"
 KMS_CREDENTIALS: Final = f"{RUN_DIR}/cdh/kbs/kms-credential"
@@ -34,10 +36,12 @@ OFFLINE_STORES: Final = (
 
 
 class Source(enum.Enum):
-    """Where a value came from; ENVIRONMENT and KERNEL are unmeasured (``strict_origin``)."""
+    """Where a value came from; which of them are unmeasured: :mod:`agent.config.narrow`."""
 
     DEFAULT = "default"
     FILE = "file"
+    INIT_DATA = "init-data"
+    UNBOUND = "init-data, not bound"
     COMMAND_LINE = "command line"
     ENVIRONMENT = "environment"
     KERNEL = "kernel command line"
@@ -334,7 +338,7 @@ class Config(msgspec.Struct, frozen=True):
     """Everything the daemon needs, and where it came from.
 
     Attributes:
-        strict_origin: refuse trust settings from unmeasured places (environment, kernel command line).
+        strict_origin: refuse trust settings from unmeasured places.
         origins: dotted field name to origin; fields that are missing are defaults.
         warnings: sentences for the operator found while reading (never secrets).
     """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from agent.config import show
 from agent.config.keys import ARGUMENTS, ENVIRONMENT, KERNEL, TRUST, File, Key, Place, keys_of
 from agent.config.model import Config
+from agent.config.narrow import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +32,13 @@ Upstream's file, TOML or JSON, named with `-c`. Unknown keys are ignored with a 
 
 Ours, TOML or JSON. `/etc/coco-agent/agent.toml` is read if it is there, or the file named with
 `--agent-config`. Unknown keys are errors.
+
+A pod brings its own as `agent.toml` in init-data, where the attester is given the document
+(`--initdata-toml`, as kata-agent does; peer pods do not). It is taken from the very bytes whose digest the
+hardware vouches for, and wins over the image's, key by key. All roles see it, also those of launchers; a hub
+or gateway in a process of its own binds the document once more. `attester.allow_unbound_init_data` and
+`control.launchers` cannot be set there. On a platform that vouches for nothing it is one more unmeasured
+place (see below).
 """,
 }
 
@@ -48,9 +56,12 @@ url = "https://kbs.example:8080"
 ```
 
 `coco-agent config check FILE...` finds mistakes before a pod does. It takes all three files and init-data,
-and needs no guest. `coco-agent config show` prints every value in effect and where it came from.
+and needs no guest. What it accepts, the agent accepts. With `--strict` warnings fail, too: a misspelt key of
+upstream's files is one, since upstream ignores it. A table that is one character away from a known one is an
+error without it. `coco-agent config show` prints every value in effect and where it came from.
 
 The extension chooses the format: `.toml` or `.json`. Without an extension TOML is tried first, then JSON.
+TOML is version 1.1. A file may begin with UTF-8's byte order mark.
 Files are read without following symbolic links, must belong to root or to the agent's user, and nobody else
 may be able to write to them. A value of the wrong type, or one that cannot work, stops the start.
 Trust settings are marked with \N{DAGGER}.
@@ -63,32 +74,52 @@ Each list begins with the strongest.
 
 * **The attester's broker**: `token_configs.kbs` of aa.toml; `kbs` of agent.toml; without an aa.toml
   `AA_KBC_PARAMS`, then `agent.aa_kbc_params`.
-* **The hub's broker**: `AA_KBC_PARAMS`; `kbc` of cdh.toml; `kbs` of agent.toml; without a cdh.toml
+* **The hub's broker**: `kbc` of cdh.toml; `kbs` of agent.toml; `AA_KBC_PARAMS`; without a cdh.toml
   `agent.aa_kbc_params`.
 * **The hub's certificates**: `kbc.kbs_cert` of cdh.toml; `kbs.cert` or `kbs.cert_file` of agent.toml;
   `KBS_CERT`.
-* **The attester's address, for the hub**: `AA_SOCKET`; `aa.aa_socket` of cdh.toml.
+* **The attester's address, for the hub**: `aa.aa_socket` of cdh.toml; `AA_SOCKET`.
+* **Every key of agent.toml**: bound init-data's; the image's.
 * **Log level**: `RUST_LOG`; `observe.log_level` of agent.toml; `log.level` of cdh.toml; `log.level` of
   aa.toml.
 * **Sealed secrets without a signature**: `skip_sealed_secret_verification` of cdh.toml, nothing else.
 * **Sample evidence**: `attester.allow_sample` of agent.toml, nothing else.
 
-Command line arguments beat all of them. A file stands for the whole role: with an aa.toml, even an empty one,
-the environment and the kernel command line do not name the attester's broker.
+A file stands for the whole role: with an aa.toml, even an empty one, the environment and the kernel command
+line do not name the attester's broker.
+"""
 
-Environment and kernel command line are not measured. A value there that cannot work is ignored with a
-warning; it does not stop a guest whose files are right. With `security.strict_origin = true` the agent
-refuses to start when one of them sets a trust setting.
+_UNMEASURED: Final = """\
+## Unmeasured places
+
+The command line, the environment, the kernel command line, and init-data that no hardware vouches for are
+not measured. Where files and bound init-data are silent, their values are used as upstream uses them, and
+`coco-agent config show` names their origin. Where measured configuration speaks, they may only narrow it:
+
+* an argument that would widen it stops the start;
+* a variable or kernel parameter that would widen it is ignored with an error, and so is one that cannot work:
+  neither stops a guest whose files are right.
+
+With `security.strict_origin = true` silence stands for the default: the agent refuses to start when one of
+them sets a trust setting to something wider, and names it.
 """
 
 _DIFFERENCES: Final = """\
 ## Differences from upstream
 
+* `AA_KBC_PARAMS`, `AA_SOCKET`, arguments and `cdh.kbs_resources` do not win over measured files (see above).
 * `AA_KBC_PARAMS` and `agent.aa_kbc_params` are split at the first `::`, so that
   `cc_kbc::http://[fd00::1]:8080` works.
+* Certificates are read at the start. Upstream's test files have `cert = "cert"`: they are refused, with
+  `token_configs.kbs.cert: has no 'BEGIN CERTIFICATE' block; PEM text belongs here, not a path`.
 * URLs that cannot work (`http:10.0.0.1`, no scheme, credentials, trailing text) stop the start.
+* The kernel command line is taken apart as the kernel does: double quotes hold white space together, and what
+  stands inside another parameter's quotes is part of its value. Quotes around a value are taken off, also in
+  the environment, where env files of container engines leave them.
 * `SKIP_SEALED_SECRET_VERIFICATION=true` is not obeyed.
 * Credential paths are compared by whole path segments: `/run/confidential-containers/cdh/kbsfoo` is refused.
+* Files in UTF-16 and leap seconds (`23:59:60`) are refused. Integers of more than 64 bits and tables nested
+  80 to 400 deep are read where no key here gives them a meaning; upstream refuses the file.
 * YAML, INI, RON and JSON5 files are not read. Values are not converted: `"true"` is not a boolean.
 * The environment's proxies are not used for the broker; `kbs.proxy` is.
 """
@@ -106,6 +137,8 @@ def render() -> str:
         "## Kernel command line\n",
         _places(KERNEL),
         _arguments(),
+        _UNMEASURED,
+        _narrow(),
         _DIFFERENCES,
     ]
     return "\n".join(parts)
@@ -128,6 +161,8 @@ def _meaning(key: Key) -> str:
 def _default(key: Key) -> str:
     if key.required:
         return "required"
+    if key.needed:
+        return "required in its table"
     if key.contents or not key.sets:
         return ""
     target = key.sets[0]
@@ -145,6 +180,16 @@ def _places(table: Iterable[Place]) -> str:
         f"{', '.join(f'`{name}`' for name in place.sets)} | {place.meaning} |"
         for place in table
     ]
+    return "\n".join(lines) + "\n"
+
+
+def _narrow() -> str:
+    lines = ["| Field | Set by | Against a measured value |", "|---|---|---|"]
+    for name, rule in RULES.items():
+        if name not in _NO_ARGUMENT:
+            places = [f"`{place.name}`" for place in (*ENVIRONMENT, *KERNEL) if name in place.sets]
+            places += ["the command line"] if name in ARGUMENTS else []
+            lines.append(f"| `{name}` | {', '.join(places)} | {rule.words} |")
     return "\n".join(lines) + "\n"
 
 

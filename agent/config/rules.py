@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from agent.config import limits, urls
 from agent.config.findings import shown
 from agent.config.keys import KERNEL_TIMEOUT, TRUST
-from agent.config.model import Source
+from agent.config.model import Config, Source
+from agent.config.narrow import UNMEASURED, rule
 from agent.config.sources import CC_KBC, KBC_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.config.findings import Report
-    from agent.config.model import Config, Kbs, KbsServer
+    from agent.config.model import Kbs, KbsServer
     from agent.config.settings import Settings
 
-UNMEASURED: Final = frozenset({Source.ENVIRONMENT, Source.KERNEL})
 _API_PATH: Final = re.compile(r"/kbs/v[0-9]")
 
 
@@ -30,6 +31,7 @@ def judge(config: Config, settings: Settings, kernel: Mapping[str, str], report:
     _sealed(config, settings, report)
     for role, kbs in (("attester.kbs", config.attester.kbs), ("hub.kbs", config.hub.kbs)):
         _broker(role, kbs, settings, report)
+    _no_broker(config, settings, report)
     _kbc(config, settings, report)
     _two_brokers(config, settings, report)
     _times(config, settings, kernel, report)
@@ -39,13 +41,16 @@ def judge(config: Config, settings: Settings, kernel: Mapping[str, str], report:
 def _origins(config: Config, settings: Settings, report: Report) -> None:
     if not config.strict_origin:
         return
-    # T-CONF-11: trust settings come from measured input only (SR-11).
+    # T-CONF-11: trust settings come from measured input only (SR-11). Silence stands for the default.
+    default = Config()
     for name in sorted(TRUST & settings.given.keys()):
-        origin = settings.given[name].origin
-        if origin.source in UNMEASURED:
+        given = settings.given[name]
+        if given.origin.source not in UNMEASURED or given.within is not None:
+            continue
+        if not rule(name).fits(attrgetter(name)(default), given.value):
             report.refuse(
-                origin.source.value,
-                origin.where,
+                given.origin.source.value,
+                given.key if given.origin.source is Source.UNBOUND else given.origin.where,
                 f"sets {name}, and security.strict_origin refuses trust settings from there",
                 "put it into aa.toml, cdh.toml or agent.toml, which are measured",
             )
@@ -124,6 +129,14 @@ def _server(where: tuple[str, str], server: KbsServer, kbs: Kbs, report: Report)
         )
     if _API_PATH.search(server.url):
         report.warn(*where, "ends in an API path, which the agent adds by itself", "end it after the port")
+
+
+def _no_broker(config: Config, settings: Settings, report: Report) -> None:
+    """A URL that was given and is empty; upstream finds out at the first use."""
+    if "attester.kbs.url" in settings.given and not config.attester.kbs.url:
+        report.error(
+            *settings.where("attester.kbs.url"), "is empty, so nothing can be attested", "name a broker"
+        )
 
 
 def _kbc(config: Config, settings: Settings, report: Report) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.config.model import Config, KbsServer, Origin, Source
+from agent.config.narrow import ANY, UNMEASURED, rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +24,13 @@ class Given(msgspec.Struct, frozen=True):
         value: as the model holds it.
         origin: the kind of place, and which.
         key: the key there; for variables and parameters, their name.
+        within: the measured value that an unmeasured one took the place of, and stays within.
     """
 
     value: object
     origin: Origin
     key: str
+    within: Given | None = None
 
 
 class Settings(msgspec.Struct):
@@ -38,6 +41,29 @@ class Settings(msgspec.Struct):
     def put(self, name: str, value: object, origin: Origin, key: str) -> None:
         """Set a field."""
         self.given[name] = Given(value, origin, key)
+
+    def measured(self, name: str) -> Given | None:
+        """What a measured place says of a field; None when all are silent, or leave it empty."""
+        given = self.given.get(name)
+        if given is not None and given.origin.source in UNMEASURED:
+            return given.within
+        return None if given is None or given.value in ("", None) else given
+
+    def fits(self, name: str, value: object) -> bool:
+        """Whether an unmeasured value stays within what measured places say of its field."""
+        measured = self.measured(name)
+        return measured is None or rule(name).fits(measured.value, value)
+
+    def offer(self, name: str, value: object, origin: Origin, key: str) -> bool:
+        """Set a field from an unmeasured place; False when that would widen what measured places say."""
+        # T-CONF-42: the host may have written it.
+        if not self.fits(name, value):
+            return False
+        measured = self.measured(name)
+        same = measured is not None and rule(name).fits(value, measured.value)
+        if not same or rule(name) is ANY:
+            self.given[name] = Given(value, origin, key, within=measured)
+        return True
 
     def drop(self, name: str) -> None:
         """Forget a field, so that it keeps its default."""

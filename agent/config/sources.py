@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.config import keys, limits, urls
+from agent.config.cmdline import unquoted
+from agent.config.findings import shown_path
 from agent.config.kinds import Refused, read_credential, read_filter, read_path, read_pem, read_socket
 from agent.config.model import OFFLINE_STORES, Credential, Origin, Source
+from agent.config.narrow import rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +45,7 @@ def parse_kbc_params(text: str) -> KbcParams:
         Refused: no ``::``, no name, or a URL that cannot work.
     """
     name, separator, url = text.partition("::")
+    url = unquoted(url)
     if not separator or not name.strip():
         raise Refused("is not <kbc name>::<URL>", "such as cc_kbc::https://kbs.example:8080")
     if name != CC_KBC:
@@ -52,21 +56,16 @@ def parse_kbc_params(text: str) -> KbcParams:
     return KbcParams(name, url.rstrip("/"))
 
 
-def parse_cmdline(text: str) -> dict[str, str]:
-    """Parameters of the kernel command line; of a repeated one the first counts.
-
-    Raises:
-        Refused: longer than a kernel command line can be.
-    """
-    # T-CONF-8: the host writes this text.
-    if len(text) > limits.CMDLINE_MAX:
-        raise Refused(f"is longer than {limits.CMDLINE_MAX} characters")
-    found: dict[str, str] = {}
-    for word in text.split():
-        name, separator, value = word.partition("=")
-        if separator:
-            found.setdefault(name, value)
-    return found
+def refuse_wider(settings: Settings, target: str, origin: Origin, key: str, report: Report) -> None:
+    """Tell that an unmeasured value is not taken, since it would widen a measured one."""
+    file, measured = settings.where(target)
+    place = f"{measured} of {shown_path(file)}"
+    message = f"would widen {place}, which is measured"
+    narrow = f"what it may say: {rule(target).words}"
+    if origin.source is Source.COMMAND_LINE:
+        report.refuse(origin.source.value, key, message, narrow)
+    else:
+        report.error(origin.source.value, key, f"{message}; it is ignored", narrow)
 
 
 class Unmeasured(msgspec.Struct, frozen=True):
@@ -91,13 +90,12 @@ class Unmeasured(msgspec.Struct, frozen=True):
         found = self._kbc_params(keys.AA_KBC_PARAMS) or self._kbc_params(keys.KERNEL_KBC)
         if found and found[0].url:
             params, origin = found
-            self.settings.put("attester.kbs.url", params.url, origin, origin.where)
+            self._take("attester.kbs.url", params.url, origin)
 
     def hub(self, *, has_file: bool) -> None:
-        """``AA_KBC_PARAMS`` beats the file; the kernel command line counts without one."""
+        """``AA_KBC_PARAMS``; the kernel command line counts without a file only."""
         self._hub_broker(has_file=has_file)
-        if not self.settings.has("hub.kbs.extra_roots"):
-            self._variable(keys.KBS_CERT, "hub.kbs.extra_roots", read_pem)
+        self._variable(keys.KBS_CERT, "hub.kbs.extra_roots", read_pem)
         self._variable(keys.AA_SOCKET, "hub.aa_socket", read_socket)
         self._offline_stores()
         self._credentials()
@@ -113,13 +111,16 @@ class Unmeasured(msgspec.Struct, frozen=True):
             found = self._kbc_params(keys.KERNEL_KBC)
         if found is not None:
             params, origin = found
-            self.settings.put("hub.kbc", params.name, origin, origin.where)
-            self.settings.put("hub.kbs.url", params.url, origin, origin.where)
+            wanted = {"hub.kbc": params.name, "hub.kbs.url": params.url}
+            # Both or neither: half of it would be a broker that no place names.
+            wider = [name for name, value in wanted.items() if not self.settings.fits(name, value)]
+            for name, value in {name: wanted[name] for name in wider or wanted}.items():
+                self._take(name, value, origin)
 
     def _kbc_params(self, name: str) -> tuple[KbcParams, Origin] | None:
         variable = name == keys.AA_KBC_PARAMS
         source = Source.ENVIRONMENT if variable else Source.KERNEL
-        text = (self.environ if variable else self.kernel).get(name, "").strip()
+        text = unquoted((self.environ if variable else self.kernel).get(name, "")).strip()
         if not text:
             return None
         try:
@@ -129,7 +130,7 @@ class Unmeasured(msgspec.Struct, frozen=True):
             return None
 
     def _variable(self, name: str, target: str, read: Callable[[object], object]) -> None:
-        text = self.environ.get(name, "")
+        text = unquoted(self.environ.get(name, ""))
         if not text.strip():
             return
         try:
@@ -137,10 +138,15 @@ class Unmeasured(msgspec.Struct, frozen=True):
         except Refused as refused:
             self.report.error(Source.ENVIRONMENT.value, name, f"{refused}; it is ignored", refused.next_step)
             return
-        self.settings.put(target, value, Origin(Source.ENVIRONMENT, name), name)
+        self._take(target, value, Origin(Source.ENVIRONMENT, name))
+
+    def _take(self, target: str, value: object, origin: Origin) -> None:
+        if not self.settings.offer(target, value, origin, origin.where):
+            refuse_wider(self.settings, target, origin, origin.where, self.report)
 
     def _offline_stores(self) -> None:
-        extra = [path.strip() for path in self.environ.get(keys.OFFLINE_EXTRA, "").split(",") if path.strip()]
+        listed = unquoted(self.environ.get(keys.OFFLINE_EXTRA, "")).split(",")
+        extra = [path for text in listed if (path := unquoted(text).strip())]
         good = []
         for path in extra[: limits.CONFIG_MAX_ITEMS]:
             try:
@@ -150,14 +156,16 @@ class Unmeasured(msgspec.Struct, frozen=True):
                     Source.ENVIRONMENT.value, keys.OFFLINE_EXTRA, f"an entry {refused}; it is ignored"
                 )
         if good:
-            known = self.settings.given.get("hub.offline_stores")
-            stores = known.value if known and isinstance(known.value, tuple) else OFFLINE_STORES
+            measured = self.settings.measured("hub.offline_stores")
+            stores = tuple(good) if measured else (*OFFLINE_STORES, *good)
             origin = Origin(Source.ENVIRONMENT, keys.OFFLINE_EXTRA)
-            self.settings.put("hub.offline_stores", (*stores, *good), origin, keys.OFFLINE_EXTRA)
+            self._add("hub.offline_stores", stores, origin)
 
     def _credentials(self) -> None:
         found: list[Credential] = []
-        items = [item for item in self.kernel.get(keys.KERNEL_RESOURCES, "").split(",") if item]
+        items = [
+            item for item in map(unquoted, self.kernel.get(keys.KERNEL_RESOURCES, "").split(",")) if item
+        ]
         for number, item in enumerate(items[: limits.CONFIG_MAX_ITEMS], start=1):
             # The last '::': a path has none, and a URI may hold an IPv6 address.
             uri, separator, path = item.rpartition("::")
@@ -173,14 +181,16 @@ class Unmeasured(msgspec.Struct, frozen=True):
                     refused.next_step,
                 )
         if found:
-            known = self.settings.given.get("hub.credentials")
-            before = known.value if known and isinstance(known.value, tuple) else ()
-            origin = Origin(Source.KERNEL, keys.KERNEL_RESOURCES)
-            self.settings.put("hub.credentials", (*before, *found), origin, keys.KERNEL_RESOURCES)
+            self._add("hub.credentials", tuple(found), Origin(Source.KERNEL, keys.KERNEL_RESOURCES))
+
+    def _add(self, target: str, values: tuple[object, ...], origin: Origin) -> None:
+        """Entries that are listed already add nothing, and take nothing away."""
+        if self.settings.measured(target) is None or not self.settings.fits(target, values):
+            self._take(target, values, origin)
 
     def _ignored(self) -> None:
         # T-CONF-9: a variable of the host's making must not switch signature checks off (SR-10, SR-11).
-        skips = self.environ.get(keys.SKIP_VERIFICATION) == "true"
+        skips = unquoted(self.environ.get(keys.SKIP_VERIFICATION, "")) == "true"
         given = self.settings.given.get("hub.sealed.skip_verification")
         if skips and not (given and given.value):
             self.report.warn(

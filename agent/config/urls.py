@@ -14,7 +14,10 @@ from agent.config import limits
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _PATH: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/%-]*")
+_USER: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(?::[A-Za-z0-9._~!$&'()*+,;=%-]*)?")
+_BRACKETED: Final = re.compile(r"\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
 _HOST_MAX: Final = 253
+_PORT_MAX: Final = 65535
 UNIX: Final = "unix://"
 
 
@@ -27,6 +30,27 @@ def problem(text: str, *, credentials: bool = False) -> str:
     """
     # T-CONF-4: the answer never repeats the text, which may hold credentials.
     return _spelling_problem(text) or _parts_problem(text, credentials=credentials)
+
+
+def plain_problem(text: str) -> str:
+    """Why an ``http://`` base URL of a service on the same host cannot work; empty when nothing is wrong."""
+    return problem(text) or _first(((not is_plain_http(text), "is not http://"),))
+
+
+def proxy_problem(text: str) -> str:
+    """Why a proxy's URL cannot work, ``http(s)://[user:password@]host[:port]``; empty when it can."""
+    if wrong := problem(text, credentials=True):
+        return wrong
+    parts = urlsplit(text)
+    return _first(
+        (
+            (parts.path not in {"", "/"}, "has a path, which a proxy has not"),
+            (
+                "@" in parts.netloc and not _USER.fullmatch(parts.netloc.rpartition("@")[0]),
+                "has a user or password with characters that must be percent-encoded",
+            ),
+        )
+    )
 
 
 def _first(checks: tuple[tuple[bool, str], ...]) -> str:
@@ -49,6 +73,10 @@ def _spelling_problem(text: str) -> str:
             (broken is not None, f"has no '//' after '{broken[1].lower() if broken else ''}:'"),
             ("://" not in text, "has no scheme; it starts with https:// or http://"),
             ("?" in text or "#" in text, "has a query or a fragment"),
+            (
+                re.search(r"\[[^\]]*%", text) is not None,
+                "has an IPv6 zone, which a URL cannot carry; use another address",
+            ),
         )
     )
 
@@ -68,6 +96,10 @@ def _parts_problem(text: str, *, credentials: bool) -> str:
                 "carries credentials, and whoever reads the configuration reads them",
             ),
             (port == 0 or parts.netloc.endswith(":"), "has no port number after ':'"),
+            (
+                "[" in parts.netloc and not _BRACKETED.fullmatch(parts.netloc.rpartition("@")[2]),
+                "has brackets without an IPv6 address in them",
+            ),
             (not _PATH.fullmatch(parts.path), "has characters in its path that do not belong there"),
         )
     ) or host_problem(host, bracketed="[" in parts.netloc)
@@ -94,6 +126,22 @@ def host_problem(host: str, *, bracketed: bool) -> str:
             ),
         )
     )
+
+
+def bind_address(text: str) -> tuple[str, int]:
+    """Host and port of a literal ``IP:port``, IPv6 in brackets and without a zone.
+
+    Raises:
+        ValueError: anything else.
+    """
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if (address.version == 6) != bracketed or "%" in host or not digits or int(port) > _PORT_MAX:
+        raise ValueError("not a literal IP:port")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address), int(port)  # to the kernel a mapped address is the IPv4 address
 
 
 def _is_ip(text: str, version: int) -> bool:
@@ -153,5 +201,5 @@ def socket_problem(text: str) -> str:
         return f"is not absolute; there are three slashes in {UNIX}/run/..."
     size = len(name.removeprefix("@").encode("utf-8", "surrogateescape"))
     if size > limits.SOCKET_PATH_MAX:
-        return f"is {size} bytes long; the kernel takes {limits.SOCKET_PATH_MAX}"
+        return f"is {size} bytes long; a socket's path has at most {limits.SOCKET_PATH_MAX}"
     return ""

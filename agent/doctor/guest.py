@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from agent import variant
 from agent.config import limits
+from agent.config.cmdline import parameters
+from agent.config.keys import KERNEL_KBC
+from agent.config.model import INIT_DATA_FILE
 from agent.config.rules import makes_samples
 from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     from agent.tee.initdata import InitData
 
-INIT_DATA: Final = "run/confidential-containers/initdata/initdata.toml"
+INIT_DATA: Final = INIT_DATA_FILE.lstrip("/")
 """Where kata-agent leaves it (kata_integration.md 3.2)."""
 
 _CONFIGFS: Final = "/sys/kernel/config"
@@ -111,7 +114,7 @@ def _signs(patient: Patient) -> Iterator[str]:
         yield f"{patient.wanted} is wanted"
     flags = set(_text(patient, "proc/cpuinfo").split())
     yield from (f"the CPU has the flag {flag}" for flag in _CPU_FLAGS if flag in flags)
-    if "agent.aa_kbc_params" in patient.cmdline:
+    if KERNEL_KBC in parameters(patient.cmdline):
         yield "the kernel command line names a key broker"
     if (Path(patient.sysroot) / INIT_DATA).exists():
         yield "the pod has init-data"

@@ -12,19 +12,17 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import re
 import ssl
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agent.config import limits
+from agent.config import limits, pem
 from agent.errors import AgentError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII)
 _BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, Red Hat
@@ -133,10 +131,10 @@ def anchors(text: str) -> tuple[str, ...]:
     Raises:
         AgentError: CONFIG_INVALID.
     """
-    blocks = tuple(dict.fromkeys(_PEM.findall(text)))
-    if not blocks or len(_PEM.findall(text)) != text.count("-----BEGIN "):
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the CA text is not PEM certificates")
-    return blocks
+    try:
+        return tuple(pem.Block("CERTIFICATE", der).text() for der in dict.fromkeys(pem.certificates(text)))
+    except ValueError as error:
+        raise AgentError(ErrorCode.CONFIG_INVALID, f"the CA text {error}") from None
 
 
 def spki_digest(certificate: bytes) -> bytes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.config import model
-    from agent.kbs.uri import ResourceUri
+    from agent.config.uri import ResourceUri
     from agent.secret import Secret
 
 log = logging.getLogger("coco.hub")

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
+from agent.config.uri import parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.hub.encoding import read_json
 from agent.hub.image_packets import (
@@ -24,7 +25,6 @@ from agent.hub.image_packets import (
     parse_protocol_input,
 )
 from agent.hub.kms.registry import plain
-from agent.kbs.uri import parse_uri
 from agent.secret import Secret
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Final, Protocol
 
+from agent.config.uri import RESOURCE_PLUGIN, parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.hub.image_wrap import KEK_SIZE, build_wrap_output, parse_wrap_input, wrap
-from agent.kbs.uri import RESOURCE_PLUGIN, parse_uri
 from agent.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.clock import Deadline
+    from agent.config.uri import ResourceUri
     from agent.hub.image_wrap import Parameters
-    from agent.kbs.uri import ResourceUri
 
 KEYS_MAX: Final = 1024
 """Key ids one process uses; an owner has a handful."""

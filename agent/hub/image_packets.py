@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 
 from agent.config import limits
+from agent.config.uri import parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.hub.encoding import read_json, standard_decode, standard_encode
-from agent.kbs.uri import parse_uri
 from agent.secret import without
 
 VERSION: Final = "0.1.0"

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from agent.config import limits
+from agent.config.uri import parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.hub.encoding import read_json, standard_decode
 from agent.hub.image_packets import WrappedKey, WrapType, build_packet
-from agent.kbs.uri import parse_uri
 from agent.secret import Secret
 
 NAME: Final = "attestation-agent"

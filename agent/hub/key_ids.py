@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from agent.config import limits
+from agent.config.uri import ResourceUri, parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.files import read_beneath
-from agent.kbs.uri import ResourceUri, parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Final
 
 from agent.clock import SystemClock
 from agent.config import limits, model
+from agent.config.uri import parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.flight import SingleFlight
 from agent.hub.cache import Found, Key, ResourceCache, key_of, unreachable
 from agent.kbs.progress import Phase, watch
-from agent.kbs.uri import parse_uri
 from agent.roles import Fetched, Freshness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.clock import Deadline
+    from agent.config.uri import ResourceUri
     from agent.hub.cache import Row
     from agent.hub.kms.base import Getter
     from agent.kbs.progress import Progress
-    from agent.kbs.uri import ResourceUri
     from agent.observe.metrics import Metrics
     from agent.secret import Secret
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.config import limits
+from agent.config.uri import ResourceUri, parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.hub import jwk, jws, key_ids
 from agent.hub.encoding import read_json, url_decode
 from agent.hub.envelope import ENVELOPE, Envelope, parse_envelope
 from agent.hub.kms.registry import KBS, plain
-from agent.kbs.uri import ResourceUri, parse_uri
 
 if TYPE_CHECKING:
     from agent.clock import Deadline

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.config.uri import parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.hub import envelope, jwk, jws, key_ids
 from agent.hub.kms.registry import KBS
 from agent.hub.sealed import PREFIX, VAULT, VERSION, VaultPayload
-from agent.kbs.uri import parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

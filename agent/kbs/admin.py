@@ -11,7 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from agent.config import limits
+from agent.config import limits, pem
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.endpoints import Breaker, Endpoint
 from agent.kbs.messages import b64url_encode
@@ -22,7 +22,7 @@ from agent.kbs.transport import Call
 if TYPE_CHECKING:
     from agent.clock import Clock, Deadline
     from agent.config.model import Kbs
-    from agent.kbs.uri import ResourceUri
+    from agent.config.uri import ResourceUri
     from agent.secret import Secret
 
 LIFE: Final = 900.0
@@ -47,14 +47,14 @@ class Claims(msgspec.Struct, frozen=True):
     audience: str = ""
 
 
-def read_key(pem: bytes) -> Ed25519PrivateKey:
+def read_key(content: bytes) -> Ed25519PrivateKey:
     """The administrator's private key.
 
     Raises:
         AgentError: CONFIG_INVALID, not an unencrypted Ed25519 key in PEM.
     """
     try:
-        key = load_pem_private_key(pem, None)
+        key = load_pem_private_key(pem.key(content, "PRIVATE KEY"), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):

@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock, Deadline
     from agent.config.model import Kbs
+    from agent.config.uri import ResourceUri
     from agent.http.resolver import Lookup
     from agent.kbs.progress import Progress
     from agent.kbs.skew import ClockSkew
     from agent.kbs.token import KbsToken
-    from agent.kbs.uri import ResourceUri
     from agent.observe.metrics import Metrics
 
 _CHANCE: Final = secrets.SystemRandom().random

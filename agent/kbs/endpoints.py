@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import re
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from agent.config import limits
+from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
 from agent.http.url import Url
 from agent.kbs.slots import Slots
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
     from agent.kbs.skew import ClockSkew
 
 _FORGOTTEN: Final = 8
-_BASE: Final = re.compile(
-    r"https?://(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
-    r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?",
-    re.IGNORECASE | re.ASCII,
-)
 
 ELSEWHERE: Final = frozenset(
     {
@@ -180,8 +174,8 @@ class Endpoint:
         if not base:
             raise AgentError(ErrorCode.KBS_NOT_CONFIGURED)
         # T-KBS-68: no credentials, query, fragment or odd host, so what is appended is the path.
-        if not _BASE.fullmatch(base):
-            raise AgentError(ErrorCode.CONFIG_INVALID, "the broker's URL is not http(s)://host[:port][/path]")
+        if wrong := urls.problem(base):
+            raise AgentError(ErrorCode.CONFIG_INVALID, f"the broker's URL {wrong}")
         # T-KBS-69: a measured configuration can insist on an authenticated broker.
         if self.settings.require_tls and not self.authenticated:
             raise AgentError(ErrorCode.KBS_TLS_REQUIRED)

@@ -11,7 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from agent.config import limits
+from agent.config import limits, pem
 from agent.config.model import KeyAlgorithm
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.messages import b64url_encode
@@ -60,19 +60,19 @@ class TeeKey:
         return cls(algorithm, ec.generate_private_key(_CURVES[algorithm]))
 
     @classmethod
-    def from_pem(cls, pem: bytes) -> TeeKey:
+    def from_pem(cls, content: bytes) -> TeeKey:
         """Read an unencrypted key: EC P-256 or P-521 in PKCS#8, RSA of 2048 to 4096 bits in PKCS#1.
 
         Raises:
             AgentError: KBS_BAD_RESPONSE. Keys arrive with a token from an attestation agent.
         """
-        if len(pem) > _PEM_MAX:  # T-TOKEN-21: bounded before parsing.
+        if len(content) > _PEM_MAX:  # T-TOKEN-21: bounded before parsing.
             raise AgentError(ErrorCode.KBS_BAD_RESPONSE, "the TEE key is too large")
         # Here and below: SSH and DSA come with it, and most guests' keys never leave the process.
         from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
         try:
-            private = load_pem_private_key(pem, password=None)
+            private = load_pem_private_key(pem.key(content, "PRIVATE KEY"), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise AgentError(
                 ErrorCode.KBS_BAD_RESPONSE, "the TEE key is not an unencrypted PEM key"

@@ -16,10 +16,10 @@ from agent.secret import Secret
 
 if TYPE_CHECKING:
     from agent.clock import Deadline
+    from agent.config.uri import ResourceUri
     from agent.kbs.keys import TeeKey
     from agent.kbs.skew import ClockSkew
     from agent.kbs.token import KbsToken, TokenSource
-    from agent.kbs.uri import ResourceUri
     from agent.observe.metrics import Metrics
 
 ENCRYPTED: Final = "application/json"

@@ -200,13 +200,9 @@ def proxy(settings: Kbs) -> Url | None:
     """
     if not settings.proxy:
         return None
-    try:
-        made = Url.parse(settings.proxy, credentials=True)
-    except ValueError:
-        made = None
-    if made is None or made.target != "/":
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the proxy is not http(s)://host[:port]")
-    return made
+    if wrong := urls.proxy_problem(settings.proxy):
+        raise AgentError(ErrorCode.CONFIG_INVALID, f"the proxy's URL {wrong}")
+    return Url.parse(settings.proxy, credentials=True)
 
 
 def trust(settings: Kbs, shown: Callable[[float], None] | None = None) -> Trust | None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from agent.config import limits
+from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
 
 SCHEME: Final = "unix://"
@@ -73,22 +73,10 @@ def parse_address(text: str) -> UnixAddress:
     Raises:
         AgentError: CONFIG_INVALID, also for paths above 107 bytes.
     """
-    if not text.startswith(SCHEME):
-        raise AgentError(ErrorCode.CONFIG_INVALID, f"{text!r}: a socket address starts with {SCHEME}")
+    if wrong := urls.socket_problem(text):
+        raise AgentError(ErrorCode.CONFIG_INVALID, f"{text!r}: {wrong}")
     name = text.removeprefix(SCHEME)
-    abstract = name.startswith("@")
-    name = name.removeprefix("@")
-    if "\0" in name or not name or name.endswith("/"):
-        raise AgentError(ErrorCode.CONFIG_INVALID, f"{text!r}: not a socket name")
-    if not abstract and not name.startswith("/"):
-        raise AgentError(ErrorCode.CONFIG_INVALID, f"{text!r}: the socket's path is not absolute")
-    size = len(os.fsencode(name))
-    if size > limits.SOCKET_PATH_MAX:
-        raise AgentError(
-            ErrorCode.CONFIG_INVALID,
-            f"{text!r}: {size} bytes, a socket's path has at most {limits.SOCKET_PATH_MAX}",
-        )
-    return UnixAddress(name, abstract)
+    return UnixAddress(name.removeprefix("@"), name.startswith("@"))
 
 
 def listen_unix(

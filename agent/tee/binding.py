@@ -16,30 +16,31 @@ from agent.tee.platform import detect
 if TYPE_CHECKING:
     from agent.clock import Deadline
     from agent.config.model import Attester
+    from agent.tee.initdata import InitData
 
 log = logging.getLogger("coco.initdata")
 
 
-async def bind_document(path: str, settings: Attester, deadline: Deadline) -> str:
-    """Read init-data, bind its digest, return its text for the broker.
+def read_document(path: str) -> InitData:
+    """Read init-data, once: what is bound and what is used are the same bytes.
 
     Raises:
-        AgentError: FILE_UNSAFE, or as :func:`bind_digest`.
+        AgentError: FILE_UNSAFE, CONFIG_INVALID.
     """
     try:
-        content = read_trusted(path, limits.CONFIG_MAX_FILE)
+        return parse(read_trusted(path, limits.CONFIG_MAX_FILE))
     except FileNotFoundError:
         raise AgentError(ErrorCode.CONFIG_INVALID, f"{path}: there is no such file") from None
-    document = parse(content)
-    await bind_digest(document.digest, settings, deadline)
-    return document.text
 
 
-async def bind_digest(digest: bytes, settings: Attester, deadline: Deadline) -> None:
+async def bind_digest(digest: bytes, settings: Attester, deadline: Deadline) -> bool:
     """Compare a digest with the hardware's register, or extend a vTPM's PCR 8 by it (attesters.md 16.3).
 
     A platform without a register for it proves nothing about init-data. That ends the start, unless
     ``allow_unbound_init_data`` is set; upstream goes on.
+
+    Returns:
+        Whether the hardware vouches for it.
 
     Raises:
         AgentError: INIT_DATA_MISMATCH, CONFIG_INVALID, NOT_SUPPORTED, TEE_NOT_SUPPORTED, or why the register
@@ -62,7 +63,7 @@ async def bind_digest(digest: bytes, settings: Attester, deadline: Deadline) -> 
                 raise
         else:
             log.info("init-data is bound", extra={"tee": found.tee})
-            return
+            return True
     name = found.tee or "this guest without a TEE"
     if not settings.allow_unbound_init_data:
         # T-TEE-7: settings that no hardware vouches for are not used.
@@ -72,3 +73,4 @@ async def bind_digest(digest: bytes, settings: Attester, deadline: Deadline) -> 
             "attester.allow_unbound_init_data = true in agent.toml accepts that",
         )
     log.warning("INIT-DATA IS NOT BOUND: nothing vouches for it", extra={"tee": name})
+    return False

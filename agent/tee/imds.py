@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from agent.config import limits
+from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
 from agent.tee.evidence import certs
 
@@ -90,14 +90,10 @@ class _Service:
     def __init__(self, settings: Settings, deadline: Deadline) -> None:
         self._deadline = deadline
         self._url = settings.imds_url.rstrip("/")
-        try:
-            parts = urlsplit(self._url)
-            self._host, self._port = parts.hostname or "", parts.port or 80
-        except ValueError:
-            parts, self._host = None, ""
-        if parts is None or parts.scheme != "http" or not self._host or parts.query or parts.fragment:
-            raise AgentError(ErrorCode.CONFIG_INVALID, "attester.imds_url is not an http:// URL")
-        self._path = parts.path
+        if wrong := urls.plain_problem(self._url):
+            raise AgentError(ErrorCode.CONFIG_INVALID, f"attester.imds_url {wrong}")
+        parts = urlsplit(self._url)
+        self._host, self._port, self._path = parts.hostname or "", parts.port or 80, parts.path
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """Status and body; a failure that passes is tried again.

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import tomllib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent.config import limits
+from agent.config import limits, toml
 from agent.errors import AgentError, ErrorCode
 from agent.secret import without
 
@@ -57,8 +56,8 @@ def parse(document: bytes) -> InitData:
     """Read an init-data document.
 
     Args:
-        document: TOML in UTF-8, at most ``limits.CONFIG_MAX_FILE`` bytes. No byte is changed before it is
-            hashed: line ends and the final newline count.
+        document: TOML 1.1 in UTF-8, at most ``limits.CONFIG_MAX_FILE`` bytes. No byte is changed before it is
+            hashed: line ends, a byte order mark and the final newline count.
 
     Raises:
         AgentError: CONFIG_INVALID; the detail names the member, never its content.
@@ -67,14 +66,10 @@ def parse(document: bytes) -> InitData:
     if len(document) > limits.CONFIG_MAX_FILE:
         raise _invalid(f"larger than {limits.CONFIG_MAX_FILE} bytes")
     try:
-        text = document.decode("utf-8")
-        members = tomllib.loads(text)
-    except UnicodeDecodeError:
-        raise _invalid("not UTF-8") from None
-    except RecursionError:
-        raise _invalid("nested too deeply") from None
-    except ValueError:  # also tomllib.TOMLDecodeError, whose text can quote the document
-        raise _invalid("not TOML") from None
+        members = toml.loads(document)
+    except toml.TomlError as error:
+        # A parser's reason can quote the document; the place cannot.
+        raise _invalid(f"not TOML at {error.place}" if error.place else str(error)) from None
     if members.get("version") != VERSION:
         raise _invalid(f"version must be the string {VERSION}")
     algorithm = _algorithm(members.get("algorithm"))
@@ -83,7 +78,7 @@ def parse(document: bytes) -> InitData:
         algorithm=algorithm,
         data=_data(members.get("data")),
         digest=hashlib.new(algorithm.value, document).digest(),
-        text=text,
+        text=document.decode("utf-8"),
     )
 
 

@@ -20,6 +20,7 @@ from agent.config import limits
 from agent.errors import AgentError, ErrorCode
 from agent.tee.base import regularize
 from agent.tee.initdata import VERSION, Algorithm, parse
+from agent.tee.initdata_layers import GZIP, fault, inner_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,6 @@ ANNOTATION: Final = "io.katacontainers.config.hypervisor.cc_init_data"
 """The pod annotation that carries it."""
 
 _DISK_MAGIC: Final = b"initdata"
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _HEAD: Final = len(_DISK_MAGIC) + 8
 
 
@@ -93,7 +93,7 @@ def unpack(content: bytes) -> Unpacked:
         content: at most ``limits.CONFIG_MAX_FILE`` bytes.
 
     Raises:
-        AgentError: CONFIG_INVALID.
+        AgentError: CONFIG_INVALID; it names the layer that is missing, doubled or of another kind.
     """
     if len(content) > limits.CONFIG_MAX_FILE:
         raise _invalid(f"larger than {limits.CONFIG_MAX_FILE} bytes")
@@ -101,16 +101,25 @@ def unpack(content: bytes) -> Unpacked:
         size = int.from_bytes(content[len(_DISK_MAGIC) : _HEAD], "little")
         if size > len(content) - _HEAD:
             raise _invalid("the disk image is cut short")
-        return Unpacked("disk image", _gunzip(content[_HEAD : _HEAD + size]))
-    if content.startswith(_GZIP_MAGIC):
-        return Unpacked("gzip", _gunzip(content))
+        return _packed("disk image", content[_HEAD : _HEAD + size])
+    if content.startswith(GZIP):
+        return _packed("gzip", content)
     try:
         packed = base64.b64decode(b"".join(content.split()), validate=True)
     except (binascii.Error, ValueError):
-        return Unpacked("TOML", content)
-    if not packed.startswith(_GZIP_MAGIC):
-        return Unpacked("TOML", content)
-    return Unpacked("annotation", _gunzip(packed))
+        packed = b""
+    if packed.startswith(GZIP):
+        return _packed("annotation", packed)
+    if wrong := fault(content):
+        raise _invalid(f"not the annotation's value, base64 of gzip of the document: {wrong}")
+    return Unpacked("TOML", content)
+
+
+def _packed(form: str, packed: bytes) -> Unpacked:
+    document = _gunzip(packed)
+    if wrong := inner_fault(document):
+        raise _invalid(wrong)
+    return Unpacked(form, document)
 
 
 def _gunzip(packed: bytes) -> bytes:

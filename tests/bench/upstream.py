@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from agent.clock import Deadline, SystemClock
 from agent.config.model import KeyAlgorithm, Kms, SealedSecrets
+from agent.config.uri import parse_uri
 from agent.hub.image_keys import unwrap_key
 from agent.hub.kms.registry import Backends
 from agent.hub.sealed import Unsealer
 from agent.kbs import handshake, jwe
 from agent.kbs.keys import TeeKey
-from agent.kbs.uri import parse_uri
 from tests.bench import material
 from tests.bench.children import BenchError, obey, say
 

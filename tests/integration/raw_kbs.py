@@ -13,12 +13,12 @@ import pytest
 
 from agent.clock import Deadline, SystemClock
 from agent.config.model import Kbs, KeyAlgorithm
+from agent.config.uri import parse_uri
 from agent.errors import AgentError
 from agent.kbs.client import KbsClient
 from agent.kbs.credential import SessionRef
 from agent.kbs.keys import TeeKey
 from agent.kbs.token import KbsToken
-from agent.kbs.uri import parse_uri
 from agent.observe.metrics import Metrics
 from agent.secret import Secret
 

@@ -56,7 +56,7 @@ async def test_a_name_of_its_own(files: Path) -> None:
 
 async def test_a_file_the_agent_cannot_use_is_said(files: Path) -> None:
     (files / "aa.toml").write_text("[token_configs.kbs]\nurl = 7\n")
-    _, value, _ = await initdata("build", str(files / "aa.toml"))
+    _, value, _ = await initdata("build", "--force", str(files / "aa.toml"))
     code, shown, _ = await initdata("inspect", "-", given=value.encode())
     assert code == 1
     assert "INVALID" in shown

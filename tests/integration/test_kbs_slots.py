@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.config import limits
+from agent.config.uri import parse_uri
 from agent.errors import AgentError, ErrorCode
-from agent.kbs.uri import parse_uri
 from tests.integration.raw_kbs import COOKIE, TOKEN, RawServer, clients, plain, reply, soon
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.cli.inspection import amd, devices, intel, logs, objects, others, vtpm
+from agent.config import pem
 from agent.errors import AgentError
 from agent.tee.evidence.events import parse_entries
 from agent.tee.evidence.events_sha1 import looks_like_sha1_log
@@ -111,7 +112,7 @@ def recognise(data: bytes, context: Context) -> Document | None:
 
 def next_step(data: bytes) -> str:
     """What to do about a file that is not recognised."""
-    if data.lstrip().startswith(b"-----BEGIN"):
+    if pem.is_pem(data):
         return "This is PEM text. Certificates go to --chain; FILE is the report they belong to."
     if _DER_CERTIFICATE.match(data):
         return "This is a certificate in DER. It goes to --chain; FILE is the report it belongs to."

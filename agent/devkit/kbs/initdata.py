@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent.config import toml
 from agent.devkit.kbs import wire
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def read(init_data: wire.InitData) -> ReadInitData:
 
 def _toml(text: str) -> dict[str, object]:
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        return toml.loads(text.encode())
+    except ValueError as error:  # toml.TomlError, and lone surrogates
         raise wire.MalformedError(f"not TOML: {type(error).__name__}") from error
 
 

@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from agent.config.cmdline import words
+
 _MAX: Final = 256 * 1024
 _LOG_MAX: Final = 4 * 1024 * 1024
 """More than the kernel's ring holds with any usual ``log_buf_len``."""
@@ -68,7 +70,7 @@ class Node(msgspec.Struct, frozen=True):
     @property
     def parameters(self) -> list[str]:
         """The kernel command line's words."""
-        return (self.text("proc/cmdline") or "").split()
+        return list(words(self.text("proc/cmdline") or ""))
 
     def room(self, resource: str) -> int | None:
         """How many of a resource the CPU has, by the cgroup controller ``misc``; None when that does not say.

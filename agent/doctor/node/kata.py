@@ -6,10 +6,10 @@ Paths are those of Kata's installer (kata-deploy) and of packages.
 from __future__ import annotations
 
 import re
-import tomllib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from agent.config import toml
 from agent.doctor.finding import Finding, Verdict
 from agent.doctor.node.findings import judged
 
@@ -111,7 +111,7 @@ def _forced(documents: list[dict[str, object]]) -> bool:
 
 def _toml(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text())
+        return toml.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
 

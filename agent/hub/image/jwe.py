@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from agent.config import pem
 from agent.errors import AgentError, ErrorCode
 from agent.hub.encoding import read_json, url_decode, url_encode
 from agent.kbs.jwe import concat_kdf
@@ -90,8 +91,8 @@ def read_private_key(content: bytes) -> PrivateKey:
         AgentError: INVALID_REQUEST.
     """
     try:
-        load = load_pem_private_key if content.lstrip().startswith(b"-----") else load_der_private_key
-        key = load(content, None)
+        found = pem.key(content, "PRIVATE KEY")
+        key = (load_pem_private_key if pem.is_pem(found) else load_der_private_key)(found, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise _bad_key("not a private key in PEM or DER without a passphrase") from None
     if isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
@@ -107,8 +108,8 @@ def read_public_key(content: bytes) -> PublicKey:
         AgentError: INVALID_REQUEST.
     """
     try:
-        load = load_pem_public_key if content.lstrip().startswith(b"-----") else load_der_public_key
-        key = load(content)
+        found = pem.key(content, "PUBLIC KEY")
+        key = (load_pem_public_key if pem.is_pem(found) else load_der_public_key)(found)
     except (ValueError, UnsupportedAlgorithm):
         raise _bad_key("not a public key in PEM or DER") from None
     if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):

@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from agent.config import pem
 from agent.errors import AgentError, ErrorCode
 from agent.hub.encoding import standard_encode, url_encode
 from agent.hub.kms.answers import bad_answer, bearer, decoded, parse_answer, parse_refusal, refused
@@ -332,9 +333,9 @@ def rs256(key: rsa.RSAPrivateKey, data: bytes) -> bytes:
     return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
 
 
-def _private_key(pem: str) -> rsa.RSAPrivateKey:
+def _private_key(text: str) -> rsa.RSAPrivateKey:
     try:
-        key = serialization.load_pem_private_key(pem.encode(), password=None)
+        key = serialization.load_pem_private_key(pem.key(text.encode(), "PRIVATE KEY"), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise _credentials("private_key is not a private key in PEM") from None
     if not isinstance(key, rsa.RSAPrivateKey):

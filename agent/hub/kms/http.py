@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent.config import limits, urls
+from agent.config import limits, pem, urls
 from agent.errors import AgentError, ErrorCode
 from agent.http.client.client import Client
 from agent.http.client.exchange import (
@@ -287,7 +287,7 @@ def _identify(identity: Secret, made: ssl.SSLContext) -> None:
     # The ssl module reads keys from files only; this one is in no folder and ends with its descriptor.
     descriptor = os.memfd_create("kms-identity", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, identity.reveal())
+        os.write(descriptor, pem.identity(identity.reveal()))
         made.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
     except (ssl.SSLError, OSError, ValueError):
         raise _unreadable(

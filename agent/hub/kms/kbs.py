@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.kbs.uri import parse_uri
+from agent.config.uri import parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,10 +7,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from agent.config import limits
+from agent.config.uri import parse_uri
 from agent.errors import AgentError, ErrorCode
 from agent.files import read_trusted
 from agent.hub.encoding import read_json, standard_decode
-from agent.kbs.uri import parse_uri
 from agent.secret import Secret
 
 if TYPE_CHECKING:

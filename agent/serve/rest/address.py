@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from agent.config import limits
+from agent.config import limits, urls
 from agent.errors import AgentError, ErrorCode
 from agent.handover import listen_tcp, listen_twins, refusal
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
-
-_BIND: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
 def bind_tcp(address: str) -> list[socket.socket]:
@@ -56,13 +52,7 @@ def parse_bind(address: str) -> tuple[str, int]:
     Raises:
         AgentError: CONFIG_INVALID, anything else.
     """
-    match = _BIND.fullmatch(address)
-    port = int(match["port"]) if match else 0
     try:
-        ip = ipaddress.ip_address((match["six"] or match["four"]) if match else "")
+        return urls.bind_address(address)
     except ValueError:
-        ip = None
-    if match is None or ip is None or port > 65535 or (ip.version == 6) != (match["six"] is not None):
-        raise AgentError(ErrorCode.CONFIG_INVALID, "the REST address is not a literal IP:port")
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip), port  # to the kernel a mapped address is the IPv4 address
+        raise AgentError(ErrorCode.CONFIG_INVALID, "the REST address is not a literal IP:port") from None

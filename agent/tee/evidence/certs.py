@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from agent.config import pem
 from agent.tee.evidence.reader import malformed
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def load_der(data: bytes) -> x509.Certificate:
 
 
 def load_pem_chain(data: bytes) -> tuple[x509.Certificate, ...]:
-    """All certificates of a PEM text, in its order; trailing NULs are ignored.
+    """All certificates of a PEM text, in its order; what is around them is ignored.
 
     Raises:
         AgentError: EVIDENCE_MALFORMED, also for none.
@@ -59,13 +60,15 @@ def load_pem_chain(data: bytes) -> tuple[x509.Certificate, ...]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = x509.load_pem_x509_certificates(data.rstrip(b"\0"))
+            ders = pem.certificates(data.decode("utf-8", "replace"))
+            # Counted before they are parsed: an empty one takes a few bytes only.
+            if len(ders) > MAX_CHAIN:
+                raise malformed("certificate chain", f"{len(ders)} certificates")
+            found = [x509.load_der_x509_certificate(der) for der in ders]
             for certificate in found:
                 _parse(certificate)
     except _UNREADABLE:
         raise malformed("certificate chain", "not X.509 certificates in PEM") from None
-    if len(found) > MAX_CHAIN:
-        raise malformed("certificate chain", f"{len(found)} certificates")
     return tuple(found)
 
 

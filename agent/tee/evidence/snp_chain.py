@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.config import pem
 from agent.errors import AgentError
 from agent.tee.evidence import certs, der
 from agent.tee.evidence.verdict import Check
@@ -103,7 +104,7 @@ def _load(items: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
     found: list[x509.Certificate] = []
     for each in items:
         try:
-            if each.lstrip().startswith(b"-----BEGIN"):
+            if pem.is_pem(each):
                 found += certs.load_pem_chain(each)
             else:
                 found.append(certs.load_der(each))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -143,6 +144,35 @@ async def test_a_policy_alone_needs_no_broker(tmp_path: Path, root: Path) -> Non
         refused = await there.say(wire.Get("/cdh/resource/default/key/1"))
         assert refused.code not in {200, -1}
         assert "init-data is bound" in (await there.say(wire.Look())).log
+
+
+async def test_a_pods_own_agent_toml_counts_for_all_roles(
+    tmp_path: Path, root: Path, secret: tuple[bytes, dict[str, str]]
+) -> None:
+    """Nothing but agent.toml in init-data: kata-agent writes it nowhere, and names another broker."""
+    sealed, resources = secret
+    document = initdata(**{"agent.toml": f'[kbs]\nurl = "{URL}"\n[gateway]\nfeatures = "all"\n'})
+    cmdline = "agent.aa_kbc_params=cc_kbc::http://evil.test:8080"
+    async with kata(tmp_path, root, init_data=document, resources=resources) as there:
+        told = await there.say(wire.Boot(files={"initdata.toml": document}, cmdline=cmdline))
+        assert told.error == ""
+        await serves_after_the_network_came(there, sealed)
+        # The host asked for fewer routes than the pod allows.
+        assert (await there.say(wire.Get("/aa/token?token_type=kbs"))).code == 404
+
+
+async def test_the_host_cannot_widen_a_pods_own_agent_toml(tmp_path: Path, root: Path) -> None:
+    document = initdata(**{"agent.toml": f'[kbs]\nurl = "{URL}"\n[gateway]\nfeatures = "resource"\n'})
+    async with kata(tmp_path, root, init_data=document) as there:
+        told = await there.say(wire.Boot(files={"initdata.toml": document}, features="all"))
+        assert told.error == "", "nobody waits for the gateway"
+        async with asyncio.timeout(
+            20
+        ):  # kata-agent does not wait for the gateway, so the refusal comes later
+            while "would widen gateway.features" not in (now := await there.say(wire.Look())).log:
+                pass
+        assert (await there.say(wire.Get("/aa/token?token_type=kbs"))).code == -1
+        assert {AA, CDH} <= now.running.keys()
 
 
 async def test_init_data_that_the_host_did_not_measure_ends_the_machine(tmp_path: Path, root: Path) -> None:

@@ -8,6 +8,9 @@ import pytest
 
 from agent import handover
 from agent.cli.hosting import Host
+from agent.config.assemble import InitDataFile
+from agent.config.document import parse
+from agent.config.model import Source
 from agent.roles import Role
 from agent.serve.launchers import AloneError, RefusedError
 
@@ -116,3 +119,14 @@ def test_mistakes_are_the_launchers_to_print(arguments: tuple[str, ...], status:
         host(Opened()).plan(wanted("confidential-data-hub", *arguments))
     assert refused.value.status == status
     assert says in refused.value.text
+
+
+async def test_the_roles_of_launchers_see_the_agent_toml_of_init_data() -> None:
+    document = parse("initdata.toml[agent.toml]", b'[gateway]\nfeatures = "resource"\n', "agent.toml")
+    daemon = Opened()
+    made = Host(cast("Daemon", daemon), frozenset({Role.ATTESTER}), InitDataFile(document, bound=True))
+    await made.plan(wanted("api-server-rest", "--features", "resource")).open(())
+    assert daemon.config is not None
+    assert daemon.config.origins["gateway.features"].source is Source.INIT_DATA
+    with pytest.raises(RefusedError, match=r"gateway\.features"):
+        made.plan(wanted("api-server-rest", "--features", "all"))

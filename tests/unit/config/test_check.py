@@ -9,8 +9,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.config.check import Severity, check, recognise
+from agent.config.reading import one_edit
 from agent.devkit.clock import FakeClock
 
 from .support import AA, BELOW, CDH, OTHER, URL, found
@@ -168,7 +171,7 @@ def test_kata_agents_limit_is_compared() -> None:
          "credentials"),
         ("cdh", f'credentials = [{{path = "{BELOW}/x", resource_uri = "http://a/b/c"}}]\n{CDH}', "error",
          "credentials"),
-        ("aa", '[token_configs.kbs]\ntee_key_algorithm = "RSA1_5"\n', "error",
+        ("aa", f'{AA}tee_key_algorithm = "RSA1_5"\n', "error",
          "token_configs.kbs.tee_key_algorithm"),
         ("aa", f'[token_configs.kbs]\nurl = "{URL}/kbs/v0"\n', "warning", "token_configs.kbs.url"),
         ("agent", "[attester]\nallow_sample = true\n", "warning", "attester.allow_sample"),
@@ -271,3 +274,74 @@ def test_what_is_no_file_is_an_error(folder: Folder) -> None:
     assert folder.check(".")[0].severity is Severity.ERROR
     (folder.path / "aa.ini").write_text("")
     assert any(".toml" in finding.message for finding in folder.check("aa.ini"))
+
+
+# --- names that are nearly right ----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("file", "text", "meant"),
+    [
+        ("aa", "[token_confgs.kbs]", "token_configs"),
+        ("aa", "[token-configs.kbs]", "token_configs"),
+        ("aa", "[Token_Configs.kbs]", "token_configs"),
+        ("aa", "[token_configs.kb]", "token_configs.kbs"),
+        ("aa", '["token_configs.kbs"]', "token_configs.kbs"),
+        ("aa", "[token_configs]\nksb = {", "token_configs.kbs"),
+        ("aa", "[[eventlog_configs]]", "eventlog_config"),
+        ("cdh", "[kcb]", "kbc"),
+        ("cdh", "[[credential]]", "credentials"),
+        ("cdh", "[image.image_pul_proxy]", "image.image_pull_proxy"),
+    ],
+)
+def test_a_table_one_edit_away_is_an_error(folder: Folder, file: str, text: str, meant: str) -> None:
+    text += ' url = "x" }\n' if text.endswith("{") else '\nurl = "x"\n'
+    files = {file: text + (CDH if file == "cdh" else "")}
+    (finding,) = (one for one in folder.check(**files) if "ignored" in one.message)
+    assert (finding.severity, finding.next_step) == (Severity.ERROR, f"did you mean {meant}?")
+    assert not finding.blocking, "upstream starts with it"
+
+
+@pytest.mark.parametrize("text", ["[tken_confgs.kbs]", "[other]"])
+def test_a_table_further_away_is_a_warning(folder: Folder, text: str) -> None:
+    assert folder.only(aa=f'{text}\nurl = "x"\n').severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    ("name", "severity"), [("aa.tom", "error"), ("AA.toml", "error"), ("readme", "warning")]
+)
+def test_a_part_of_init_data_one_edit_away_is_an_error(folder: Folder, name: str, severity: str) -> None:
+    finding = folder.only(initdata=f'version = "0.1.0"\nalgorithm = "sha256"\n[data]\n"{name}" = ""\n')
+    assert (finding.severity, "nobody" in finding.message) == (severity, True)
+
+
+@given(st.text("abc", max_size=6), st.text("abc", max_size=6))
+def test_one_edit_is_what_it_says(left: str, right: str) -> None:
+    edits = {left}
+    for at in range(len(left) + 1):
+        edits |= {left[:at] + left[at + 1 :], left[:at] + left[at : at + 2][::-1] + left[at + 2 :]}
+        edits |= {left[:at] + char + left[at + more :] for char in "abc" for more in (0, 1)}
+    assert one_edit(left, right) is one_edit(right, left) is (right in edits)
+
+
+@pytest.mark.parametrize(
+    "table", ["[token_configs.kbs]", "[token_configs.coco_as]", "[token_configs]\nkbs = {}"]
+)
+def test_a_broker_without_a_url_stops_the_start(folder: Folder, table: str) -> None:
+    finding = next(one for one in folder.check(aa=f"{table}\n") if one.key.endswith(".url"))
+    assert finding.blocking
+    assert "missing" in finding.message
+    # As upstream, whatever agent.toml says.
+    agent = f'[kbs]\nurl = "{URL}"\n'
+    assert any(one.blocking for one in folder.check(aa=f"{table}\n", agent=agent))
+
+
+def test_an_empty_url_is_an_error_that_starts(folder: Folder) -> None:
+    finding = folder.only(aa=AA.replace(URL, ""))
+    assert (finding.severity, finding.blocking) == (Severity.ERROR, False)
+    assert not folder.check(aa=AA.replace(URL, ""), agent=f'[kbs]\nurl = "{URL}"\n')
+
+
+def test_upstreams_placeholder_is_refused_by_field_and_expectation(folder: Folder) -> None:
+    finding = folder.only(aa=f'{AA}cert = "cert"\n')
+    assert (finding.key, finding.blocking) == ("token_configs.kbs.cert", True)
+    assert "BEGIN CERTIFICATE" in finding.message
+    assert "triple quotes" in finding.next_step

@@ -28,6 +28,8 @@ def document(key: Key, value: str) -> dict[str, str]:
         text += CDH
     if key.file is File.CDH and table == "kbc" and last != "name":
         text += 'name = "cc_kbc"\n'
+    if table == "token_configs.kbs" and last != "url":
+        text += 'url = "https://kbs.example"\n'
     if key.name == "attester.sample_device":
         text += "allow_sample = true\n"
     return {key.file.value.partition(".")[0]: text}

@@ -49,10 +49,12 @@ def test_only_cc_kbc_names_a_broker_for_the_attester() -> None:
 
 
 # --- the hub's broker --------------------------------------------------------------------------------
-def test_the_environment_beats_the_hubs_file() -> None:
-    made = config(cdh=CDH, environ=ENVIRON, cmdline=f"agent.aa_kbc_params=cc_kbc::{URL}")
+def test_the_environment_names_the_hubs_broker_where_the_file_does_not() -> None:
+    cdh = '[kbc]\nname = "cc_kbc"\n'
+    made = config(cdh=cdh, environ=ENVIRON, cmdline=f"agent.aa_kbc_params=cc_kbc::{URL}")
     assert made.hub.kbs.url == OTHER
-    assert made.origins["hub.kbs.url"] == made.origins["hub.kbc"] == FROM_ENVIRON
+    assert made.origins["hub.kbs.url"] == FROM_ENVIRON
+    assert made.origins["hub.kbc"].source is Source.FILE
 
 
 def test_the_hubs_file_beats_the_kernel_command_line() -> None:
@@ -146,10 +148,10 @@ def test_kbs_cert_counts_only_without_certificates_in_a_file() -> None:
     assert made.origins["hub.kbs.extra_roots"].source is Source.FILE
 
 
-def test_aa_socket_beats_the_file() -> None:
+def test_aa_socket_counts_without_a_file() -> None:
     cdh = CDH + '[aa]\naa_socket = "unix:///run/file.sock"\n'
     assert config(cdh=cdh).hub.aa_socket == "unix:///run/file.sock"
-    made = config(cdh=cdh, environ={"AA_SOCKET": "unix:///run/env.sock"})
+    made = config(cdh=CDH, environ={"AA_SOCKET": "unix:///run/env.sock"})
     assert made.hub.aa_socket == "unix:///run/env.sock"
     assert config(environ={"AA_SOCKET": "/run/env.sock"}).hub.aa_socket == AA_SOCKET
 
@@ -159,16 +161,13 @@ def test_extra_stores_are_read_after_the_others() -> None:
     made = config(environ=environ)
     assert made.hub.offline_stores == (*OFFLINE_STORES, "/a.json", "/b.json")
     assert len(made.warnings) == 1
-    made = config(agent='[hub]\noffline_stores = ["/c.json"]\n', environ=environ)
-    assert made.hub.offline_stores == ("/c.json", "/a.json", "/b.json")
 
 
-def test_kernel_resources_are_added_to_the_files() -> None:
+def test_kernel_resources_count_where_the_file_has_none() -> None:
     uri = "kbs:///default/aws/credential"
-    cdh = f'credentials = [{{ path = "{BELOW}/a", resource_uri = "{uri}" }}]\n{CDH}'
     cmdline = f"cdh.kbs_resources={uri}::{BELOW}/b,nonsense,{uri}::/etc/passwd"
-    made = config(cdh=cdh, cmdline=cmdline)
-    assert made.hub.credentials == (Credential(f"{BELOW}/a", uri), Credential(f"{BELOW}/b", uri))
+    made = config(cdh=CDH, cmdline=cmdline)
+    assert made.hub.credentials == (Credential(f"{BELOW}/b", uri),)
     assert made.origins["hub.credentials"].source is Source.KERNEL
     about = [line for line in made.warnings if "cdh.kbs_resources" in line]
     assert len(about) == 2
@@ -219,9 +218,8 @@ def test_image_settings_are_accepted_and_said_to_be_unused() -> None:
 
 
 # --- the command line ----------------------------------------------------------------------------------
-def test_arguments_beat_everything() -> None:
+def test_arguments_count_where_files_are_silent() -> None:
     made = config(
-        agent='[gateway]\nbind = "127.0.0.1:1"\nfeatures = "resource"\n',
         arguments={
             "attester.socket": "unix:///run/a.sock",
             "attester.sysroot": "/sysroot",

@@ -79,3 +79,10 @@ def test_any_text_is_read_or_refused_cleanly(text: str, value: Any) -> None:
     for body in (text, f"algorithm='sha256'\nversion='1'\n[data]\n'cdh.toml'='''{inner}'''"):
         with contextlib.suppress(wire.MalformedError):
             assert len(read(body).digest) >= 32
+
+
+def test_what_the_guest_reads_the_broker_reads() -> None:
+    """TOML 1.1 and a byte order mark, which count in the digest."""
+    body = '\ufeffversion = "0.1.0"\nalgorithm = "sha256"\ndata = {\n  note = "\\x41", # why\n}\n'
+    assert read(body).claims == {"note": "A"}
+    assert read(body).digest == hashlib.sha256(body.encode()).digest()

@@ -11,11 +11,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from agent.config import limits
 from agent.config.model import Cache, CacheRule
+from agent.config.uri import parse_uri
 from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
 from agent.hub import cache as subject
 from agent.hub.cache import Key, ResourceCache, key_of, unreachable
-from agent.kbs.uri import parse_uri
 from agent.secret import Secret
 
 if TYPE_CHECKING:

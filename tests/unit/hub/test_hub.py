@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Deadline
+    from agent.config.uri import ResourceUri
     from agent.kbs.resources import ResourceClient
-    from agent.kbs.uri import ResourceUri
     from agent.roles import HubRole
 
 KEK = bytes(range(32))

@@ -21,7 +21,7 @@ from tests.unit.hub.test_image_keys import FIXTURE_KEK, KEK, KID, PRIVATE
 from tests.unit.hub.test_image_wrap import b64, request
 
 if TYPE_CHECKING:
-    from agent.kbs.uri import ResourceUri
+    from agent.config.uri import ResourceUri
 
 FILES = {"/keys/good": KEK, "/keys/other": bytes(32), "/keys/short": bytes(31), "/keys/long": bytes(33)}
 

@@ -21,9 +21,9 @@ from agent.tee.evidence_source import GuestEvidence
 
 if TYPE_CHECKING:
     from agent.clock import Deadline
+    from agent.config.uri import ResourceUri
     from agent.errors import AgentError
     from agent.kbs.token import KbsToken
-    from agent.kbs.uri import ResourceUri
 
 ENDPOINT = "https://kbs.test"
 

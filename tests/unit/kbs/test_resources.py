@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from agent.clock import Deadline
 from agent.config.model import KeyAlgorithm
+from agent.config.uri import ResourceUri, parse_uri
 from agent.devkit.kbs import jwe as devkit_jwe
 from agent.devkit.kbs.wire import EcKey, convert
 from agent.errors import AgentError, ErrorCode
 from agent.kbs.keys import TeeKey
 from agent.kbs.resources import ResourceClient, open_answer
-from agent.kbs.uri import ResourceUri, parse_uri
 from agent.observe.metrics import Metrics
 from tests.unit.kbs import PROPERTY
 from tests.unit.kbs.inmemory import World

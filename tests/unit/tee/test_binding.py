@@ -12,7 +12,7 @@ from agent.clock import Deadline
 from agent.config.model import Attester
 from agent.devkit.clock import FakeClock
 from agent.errors import AgentError, ErrorCode
-from agent.tee.binding import bind_digest, bind_document
+from agent.tee.binding import bind_digest, read_document
 from tests.unit.tee.test_initdata import DOCUMENT
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ async def test_only_the_configuration_lets_it_pass(
     path.write_bytes(DOCUMENT)
     path.chmod(0o600)
     with caplog.at_level(logging.WARNING, "coco.initdata"):
-        text = await bind_document(str(path), replace(settings, allow_unbound_init_data=True), DEADLINE)
-    assert text.encode() == DOCUMENT
+        document = read_document(str(path))
+        bound = await bind_digest(document.digest, replace(settings, allow_unbound_init_data=True), DEADLINE)
+    assert not bound
+    assert document.text.encode() == DOCUMENT
     assert "NOT BOUND" in caplog.text
 
 
@@ -57,7 +59,7 @@ async def test_a_digest_of_another_size_is_refused(size: int, settings: Attester
 
 async def test_a_file_that_is_not_there_is_named(settings: Attester, tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="no such file"):
-        await bind_document(str(tmp_path / "none.toml"), settings, DEADLINE)
+        read_document(str(tmp_path / "none.toml"))
 
 
 async def test_a_tee_without_such_a_register_needs_the_same_permission(

@@ -92,7 +92,7 @@ def test_data_may_be_empty_and_other_members_are_ignored() -> None:
     [
         b"",
         b"\xff\xfe",
-        b"\xef\xbb\xbf" + DOCUMENT,
+        b"\xef\xbb\xbf" * 2 + DOCUMENT,
         b"a = [" * 20_000,
         b"a = " + b"9" * 5000,
         b"a = {" * 5000,

@@ -101,3 +101,33 @@ def test_what_is_built_is_read_again(data: dict[str, str], algorithm: Algorithm)
 def test_any_bytes_are_unpacked_or_refused(content: bytes) -> None:
     with contextlib.suppress(AgentError):
         assert unpack(content).form
+
+
+STEPS = {
+    "base64": base64.b64encode,
+    "url": base64.urlsafe_b64encode,
+    "gzip": lambda data: gzip.compress(data, mtime=0),
+    "quotes": lambda data: b'"' + data + b'"',
+    "yaml": lambda data: b"key: " + data,
+    "lines": base64.encodebytes,
+}
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from(sorted(STEPS)), max_size=4),
+    st.sampled_from([DOCUMENT, b"", b"x = 1\n", b"\x00\xff"]),
+)
+def test_other_layers_than_those_that_are_used_are_refused(layers: list[str], document: bytes) -> None:
+    content = document
+    for layer in layers:
+        content = STEPS[layer](content)
+    with contextlib.suppress(AgentError):
+        read = parse(unpack(content).document)
+        assert read.text.encode() == document
+        # Base64 with "-" and "_" differs from the standard one only where these occur.
+        assert ["base64" if layer in {"url", "lines"} else layer for layer in layers] in (
+            [],
+            ["gzip"],
+            ["gzip", "base64"],
+        )

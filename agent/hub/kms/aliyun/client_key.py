@@ -191,10 +191,7 @@ class ClientKeyClient:
         if not password.isascii():
             raise bad_credentials(names[1], "it is not ASCII")
         key = await asyncio.to_thread(private_key, client_key.private_key_data, password, names[0])
-        try:
-            roots = files[2].reveal().decode("ascii")
-        except UnicodeDecodeError:
-            raise bad_credentials(names[2], "it is not PEM") from None
+        roots = files[2].reveal().decode("utf-8", "replace")  # comments, in any language
         # T-KMS-16: the instance's own CA counts for this instance only.
         trust = await self._context.http.trust(roots=roots)
         return _Identity(digest, client_key.key_id, key, trust)

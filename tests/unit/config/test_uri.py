@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import limits
+from agent.config.uri import ResourceUri, parse_uri
 from agent.errors import AgentError, ErrorCode
-from agent.kbs.uri import ResourceUri, parse_uri
 from tests.unit.kbs import PROPERTY, outcome
 
 INVALID = "invalid kbs resource uri, should be kbs://<addr-of-kbs>/<repo>/<type>/<tag>"
