@@ -23,9 +23,11 @@ from agent.config import pem
 from agent.config.model import Kbs
 from agent.devkit import pki
 from agent.errors import AgentError
+from agent.http.tls import Trust
 from agent.hub.image.jwe import read_private_key, read_public_key
 from agent.kbs import admin
 from agent.kbs.keys import TeeKey
+from agent.kbs.transport import trust
 from agent.tee.evidence import certs
 
 if TYPE_CHECKING:
