@@ -26,6 +26,9 @@ _IN_ONE: Final = 16 * limits.KIB
 """Head and body up to this leave in one piece; above, the copy would cost more than a second write."""
 
 
+_ANSWER: Final = b"HTTP/1."
+
+
 class State(enum.Enum):
     """What may come in."""
 
@@ -186,7 +189,7 @@ class Connection(asyncio.Protocol):
             except FramingError:
                 pass  # told as broken below
             else:
-                self._look(0)
+                self._look(b"")
         self._lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -206,7 +209,7 @@ class Connection(asyncio.Protocol):
         elif self._state is State.ASKING and data:
             self._heard = True
             taken = self._reader.feed(data)
-            self._look(len(data) - taken)
+            self._look(data[taken:])
         elif data:
             self._unasked = True
             self.abort()
@@ -263,8 +266,8 @@ class Connection(asyncio.Protocol):
         except OSError:
             return False
 
-    def _look(self, extra: int) -> None:
-        """The reader has taken bytes; ``extra`` more came behind the answer."""
+    def _look(self, extra: bytes) -> None:
+        """The reader has taken bytes; ``extra`` ones came behind the answer."""
         reader, head = self._reader, self._reader.head
         if head is None:
             return
@@ -283,7 +286,11 @@ class Connection(asyncio.Protocol):
         elif reader.received > most or (head.length or 0) > most:
             self._finish(Response(head, None), good=False)
         elif reader.complete:
-            # T-HTTP-45: one answer per request; what comes behind it belongs to nothing.
+            # T-HTTP-45: one answer per request; what comes behind it belongs to nothing. What cannot be
+            # another answer is the rest of this one, which is longer than it says.
+            more = extra.lstrip(b"\r\n")
+            if not (more.startswith(_ANSWER) or _ANSWER.startswith(more)):
+                raise FramingError("longer than it says")
             self.reusable = self.kept = head.keep and not extra and not self._early
             self._finish(Response(head, reader.take()), good=self.reusable)
 

@@ -244,9 +244,10 @@ async def test_after_the_first_byte_of_an_answer_nothing_is_repeated(http: Clien
     [
         OK + STALE,
         OK + b"\r\n",
+        OK + b"HTTP",
         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        b"HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\n",
     ],
 )
 async def test_connections_that_are_not_used_again(http: Client, answer: bytes) -> None:
@@ -329,6 +330,8 @@ async def test_an_answer_before_all_was_sent_is_an_answer_but_the_connection_is_
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 101 Switching\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlonger than that",
+        CHUNKED + b"1\r\nx\r\n0\r\n\r\ny",
     ],
 )
 async def test_answers_that_are_none(http: Client, answer: bytes) -> None:
