@@ -427,6 +427,13 @@ class ErrorCode(enum.Enum):
         "Put the broker's CA into token_configs.kbs.cert and kbc.kbs_cert, or its key's pin into "
         "kbs.pins. The log names the TLS error.",
     )
+    KBS_NOT_TLS = _broker(
+        502,
+        _R.UNAVAILABLE,
+        "The key broker's URL is https, but its port does not speak TLS.",
+        "Look at the port in the broker's URL. If the broker speaks plain http there, write http://, or put "
+        "TLS in front of it; its CA has nothing to do with this.",
+    )
     KBS_TLS_REQUIRED = _broker(
         503,
         _R.FAILED_PRECONDITION,

@@ -14,7 +14,7 @@ from agent.doctor.finding import Finding, Patient, Verdict, failed
 from agent.errors import AgentError, ErrorCode
 from agent.http import tls
 from agent.http.client.dial import Dialer
-from agent.http.client.exchange import HttpError
+from agent.http.client.exchange import HttpError, Trouble
 from agent.http.client.race import race
 from agent.http.client.reasons import system_reason
 from agent.http.resolver import Resolver
@@ -126,7 +126,8 @@ async def _tls(settings: Kbs, url: Url, clock: Clock) -> Finding:
     except TimeoutError:
         return _bad(ErrorCode.KBS_TLS_TIMEOUT, "TLS", f"no handshake within {_STEP:g} s")
     except HttpError as error:
-        return _bad(ErrorCode.KBS_TLS_FAILED, "TLS", error.detail)
+        plain = error.trouble is Trouble.PLAIN
+        return _bad(ErrorCode.KBS_NOT_TLS if plain else ErrorCode.KBS_TLS_FAILED, "TLS", error.detail)
     try:
         return _certificate(settings, connection.session, clock.wall())
     finally:

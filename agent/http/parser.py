@@ -152,7 +152,8 @@ class _Reader(ABC):
         if raw.count(b"\n") != raw.count(_CRLF):
             raise FramingError("a line ends without CR")
         if raw and raw != b"\r" and not self._may_begin(raw):
-            raise FramingError("this is not HTTP")
+            tls = raw[0] in {0x15, 0x16}  # an alert, or a handshake (RFC 8446 5.1)
+            raise FramingError("this is TLS, not HTTP" if tls else "this is not HTTP")
 
     def _begin_body(self, raw: bytes) -> None:
         self._read_line(raw)

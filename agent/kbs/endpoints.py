@@ -35,6 +35,7 @@ ELSEWHERE: Final = frozenset(
         ErrorCode.KBS_UNREACHABLE,
         ErrorCode.KBS_DNS_FAILED,
         ErrorCode.KBS_TLS_FAILED,
+        ErrorCode.KBS_NOT_TLS,
         ErrorCode.KBS_TLS_TIMEOUT,
         ErrorCode.KBS_TIMEOUT,
         ErrorCode.APPRAISAL_TIMEOUT,

@@ -131,7 +131,7 @@ class Transport:
         Redirects are answers. The caller bounds the time; only connecting has its own limit here.
 
         Raises:
-            AgentError: CONFIG_INVALID, KBS_DNS_FAILED, KBS_TLS_FAILED, KBS_UNREACHABLE,
+            AgentError: CONFIG_INVALID, KBS_DNS_FAILED, KBS_TLS_FAILED, KBS_NOT_TLS, KBS_UNREACHABLE,
                 KBS_RESPONSE_TOO_LARGE, KBS_BAD_RESPONSE, GUEST_EXHAUSTED, CANCELLED (closed).
         """
         client = self._open()
@@ -245,6 +245,7 @@ _CODES: Final = {
     Trouble.CLOSED: ErrorCode.CANCELLED,
     Trouble.NAME: ErrorCode.KBS_DNS_FAILED,
     Trouble.TLS: ErrorCode.KBS_TLS_FAILED,
+    Trouble.PLAIN: ErrorCode.KBS_NOT_TLS,
     Trouble.FRAMING: ErrorCode.KBS_BAD_RESPONSE,
 }
 _LOST: Final = frozenset({Trouble.UNSENT, Trouble.SILENT})

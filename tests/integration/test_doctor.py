@@ -76,6 +76,14 @@ async def test_tls_trusted_and_not(tmp_path: Path) -> None:
     assert "KBS_TLS_FAILED" in found["key broker: TLS"]["seen"]
 
 
+async def test_a_port_without_tls_is_no_matter_of_certificates(tmp_path: Path) -> None:
+    async with DevKbs() as kbs:
+        _, found = await doctor(tmp_path, kbs.url.replace("http://", "https://"))
+    assert found["key broker: TLS"]["verdict"] == "bad"
+    assert "KBS_NOT_TLS" in found["key broker: TLS"]["seen"]
+    assert "http://" in found["key broker: TLS"]["next"]
+
+
 @pytest.mark.parametrize(
     ("pinned", "days", "verdict"), [(False, 0, "good"), (False, 20, "warning"), (True, 20, "good")]
 )

@@ -212,10 +212,23 @@ async def test_tls_that_is_not_trusted(
         assert server.heads == []  # not one byte of a request
 
 
-async def test_a_plain_server_at_an_https_url_is_a_tls_failure(client_of: Callable[..., KbsClient]) -> None:
+async def test_a_plain_server_at_an_https_url_is_told_from_a_wrong_ca(
+    client_of: Callable[..., KbsClient],
+) -> None:
     async with raw_server(reply()) as server:
         server._one = lambda reader, writer: _talk(writer)  # type: ignore[method-assign]
-        assert (await failure(client_of(secure(server)))).code is ErrorCode.KBS_TLS_FAILED
+        error = await failure(client_of(secure(server)))
+    assert error.code is ErrorCode.KBS_NOT_TLS
+    assert f"127.0.0.1:{server.port}" in error.detail or f"localhost:{server.port}" in error.detail
+
+
+async def test_a_tls_server_at_an_http_url_says_so(client_of: Callable[..., KbsClient]) -> None:
+    issued = pki.Authority().issue()
+    async with raw_server(reply(), tls=issued.context()) as server:
+        error = await failure(client_of(plain(server)))
+    # OpenSSL answers a request that is no handshake with an alert, or only closes.
+    assert error.code in {ErrorCode.KBS_BAD_RESPONSE, ErrorCode.KBS_UNREACHABLE}
+    assert error.code is not ErrorCode.KBS_BAD_RESPONSE or "this is TLS" in error.detail
 
 
 async def _talk(writer: asyncio.StreamWriter) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agent.http.client.connection import Connection
 from agent.http.client.exchange import UNWATCHED, HttpError, Step, Trouble
 from agent.http.client.race import race
-from agent.http.client.reasons import number, system_reason, tls_reason
+from agent.http.client.reasons import number, speaks_no_tls, system_reason, tls_reason
 from agent.http.tls import mendable
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ class Dialer:
         except ssl.SSLCertVerificationError as error:
             raise _UntrustedError(host, variant, error) from None
         except ssl.SSLError as error:
+            if speaks_no_tls(error):
+                raise HttpError(Trouble.PLAIN, f"{url.address} does not speak TLS") from None
             raise HttpError(Trouble.TLS, tls_reason(error) or "TLS: ended in the handshake") from None
         trust.worked(host, variant)
 

@@ -132,6 +132,7 @@ class Trouble(enum.Enum):
     PROXY = "the proxy cannot be reached"
     TUNNEL = "the proxy does not connect us"
     TLS = "no TLS"
+    PLAIN = "the port does not speak TLS"
     TIME = "no connection in time"
     UNSENT = "the connection ended before anything was sent"
     SILENT = "the connection ended before an answer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from typing import Final
 
 
 def tls_reason(error: BaseException | None) -> str:
@@ -12,6 +13,17 @@ def tls_reason(error: BaseException | None) -> str:
         return ""
     told = getattr(error, "verify_message", None) or getattr(error, "reason", None) or error.strerror
     return f"TLS: {told or type(error).__name__}"
+
+
+_NOT_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
+)
+"""What OpenSSL calls bytes that are no TLS record: those of plain HTTP, SSH or mail servers."""
+
+
+def speaks_no_tls(error: ssl.SSLError) -> bool:
+    """Whether the other end answered the handshake with something that is not TLS."""
+    return error.reason in _NOT_TLS
 
 
 def number(error: BaseException | None) -> int:

@@ -338,6 +338,6 @@ def _explain(error: HttpError, host: str) -> AgentError:
     if error.exhausted:
         code = ErrorCode.GUEST_EXHAUSTED
     detail = error.detail.removeprefix(f"{host}: ")
-    if error.trouble is Trouble.TLS:
+    if error.trouble in {Trouble.TLS, Trouble.PLAIN}:
         return AgentError(code, f"{host}: {detail}")
     return AgentError(code, f"{host}: {error.trouble.value} ({detail})")

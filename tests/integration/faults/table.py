@@ -168,7 +168,7 @@ ROWS: tuple[Row, ...] = (
         says="issuer|self.signed", secure=True),
     Row("key that is not pinned", "TLS", _C.KBS_TLS_FAILED, _wrong_pin, says="not pinned", secure=True,
         pinned=True),
-    Row("no TLS on the port", "TLS", _C.KBS_TLS_FAILED, _no_tls, says="TLS: ", secure=True),
+    Row("no TLS on the port", "TLS", _C.KBS_NOT_TLS, _no_tls, says="does not speak TLS", secure=True),
     Row("no HTTP on the port", "connection", _C.KBS_BAD_RESPONSE, _banner, says="not HTTP"),
     # --- answers that do not come, or break off ---
     *_at("black hole", lambda _: Fault(Kind.BLACK_HOLE), _LATE),

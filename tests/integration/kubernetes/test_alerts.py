@@ -75,6 +75,7 @@ CASES = {
                 "KBS_DNS_FAILED",
                 "KBS_TIMEOUT",
                 "KBS_TLS_FAILED",
+                "KBS_NOT_TLS",
                 "KBS_TLS_TIMEOUT",
             )
             for values in (GROWS, "_x21 4x40")

@@ -153,6 +153,7 @@ SAID = frozenset(
         "the status line is not HTTP/1.1",
         "this is not HTTP as it should be",
         "this is not HTTP",
+        "this is TLS, not HTTP",
         "too many interim answers",
     }
 )
