@@ -9,8 +9,8 @@ MIB: Final = 1024 * KIB
 
 # --- what callers make this process hold ------------------------------------------------------------
 BUDGET: Final = 32 * MIB
-"""Unfinished requests and unread answers of all connections together: the largest answer, and half as much
-again for everybody else."""
+"""Unfinished requests and unread answers of all connections together: the largest answer, the reserve, and
+some more for everybody else."""
 
 BUDGET_RESERVE: Final = 8 * MIB
 """Part of it for kata-agent's sockets, health and metrics: two of the largest ttrpc messages."""
@@ -27,6 +27,9 @@ HTTP_PIECE: Final = 64 * KIB
 
 REST_TURN: Final = 1 * MIB
 """Bytes of one large resource that are made into answers in one turn of the loop: 1 to 3 ms."""
+
+REST_TURN_WAITING: Final = 64
+"""Requests that wait for such a turn: a tenth of a second of them."""
 
 HTTP_SEND_BUFFER: Final = 64 * KIB
 """Bytes the kernel keeps for one connection's answers; it takes twice that for its own records too."""
@@ -60,17 +63,17 @@ REST_MAX_BODY: Final = 64 * KIB
 REST_MAX_TARGET: Final = 8 * KIB
 """Path and query. Runtime data in a query is at most a few hundred bytes."""
 
-REST_MAX_WAITING: Final = 256
-"""Requests under way in the REST API; more than this is an attack or a bug, not a pod. Each takes 24 KiB of
-small objects, and what thousands of them leave behind does not all go back to the guest."""
+REST_MAX_WAITING: Final = 2048
+"""Requests under way in the REST API; more than this is an attack or a bug, not a pod."""
 
-REST_NAMES: Final = 0.25
-"""Share of the request slots for different resource names: each is work of its own, others join it."""
+REST_NAMES: Final = 64
+"""Different resource names that are waited for. Each is work of its own, with 24 KiB of small objects, and
+what thousands of them leave behind does not all go back to the guest; who wants the same name joins it."""
 
 REST_SLOT: Final = 2.0
 """Seconds a request keeps its slot when all are taken and another comes; brokers answer much sooner."""
 
-REST_SHARE: Final = 0.75
+REST_SHARE: Final = 0.5
 """Share of the request slots that one user, or one resource name, may take: a pod whose programs start
 together asks for one name many times."""
 
@@ -113,8 +116,8 @@ HTTP_PER_TURN: Final = 16
 HTTP_ACCEPTS: Final = 64
 """New connections that are taken before requests get their turn: about 6 ms."""
 
-REST_SPARE_CONNECTIONS: Final = 128
-"""Connections above REST_MAX_WAITING: idle ones, those the 429 is said on, and health."""
+REST_SPARE_CONNECTIONS: Final = 64
+"""Connections above REST_MAX_WAITING, so that the 429 can be said and health answers."""
 
 REST_BACKLOG: Final = 512
 """Connections the kernel holds for us; a pod's containers start at once."""
@@ -523,7 +526,7 @@ REST_WRITE_RATE: Final = 4.0 * KIB
 REST_LINGER: Final = 1.0
 """Seconds given to a body that nobody reads before its connection ends."""
 
-REST_PLACE: Final = 0.1
+REST_PLACE: Final = 0.5
 """Seconds for which a connection that waits for a request cannot lose its place: it was opened, or answered,
 only a moment ago. Nobody opens connections so fast that all are younger."""
 

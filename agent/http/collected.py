@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.config import limits
 from agent.http.messages import TooLargeError, TooManyLinesError
 
 if TYPE_CHECKING:
@@ -17,13 +18,14 @@ class Collected:
     bytes of a closed connection would stay until the next collection of cycles.
     """
 
-    __slots__ = ("_bounds", "_lines", "body", "ended", "fields", "headed")
+    __slots__ = ("_body", "_bounds", "_lines", "ended", "fields", "headed", "size")
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._lines = 0
         self.fields: dict[str, list[str]] = {}
-        self.body = bytearray()
+        self._body: list[bytearray] = []
+        self.size = 0
         self.headed = False
         self.ended = False
 
@@ -31,7 +33,8 @@ class Collected:
         """Begin with the next message."""
         self._lines = 0
         self.fields = {}
-        self.body.clear()
+        self._body.clear()
+        self.size = 0
         self.headed = self.ended = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -48,8 +51,19 @@ class Collected:
         self.fields.setdefault(name.decode("ascii").lower(), []).append(text)
 
     def on_body(self, data: bytes) -> None:
-        """A piece of the body. One buffer: each piece as an object would weigh more than what it holds."""
-        self.body += data
+        """A piece of the body. Pieces are joined: each as an object would weigh more than what it holds."""
+        # One buffer for all of it would be moved while it grows, and leave holes where it was.
+        if not self._body or len(self._body[-1]) >= limits.HTTP_READ:
+            self._body.append(bytearray())
+        self._body[-1] += data
+        self.size += len(data)
+
+    def take(self) -> bytes:
+        """The body's bytes since the last call."""
+        body = b"".join(self._body)
+        self._body.clear()
+        self.size = 0
+        return body
 
     def on_message_complete(self) -> None:
         """The message's last byte was parsed."""

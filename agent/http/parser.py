@@ -109,8 +109,7 @@ class _Reader(ABC):
 
     def take(self) -> bytes:
         """The body's bytes since the last call."""
-        body = bytes(self._found.body)
-        self._found.body.clear()
+        body = self._found.take()
         self.held -= len(body)
         return body
 
@@ -200,7 +199,7 @@ class _Reader(ABC):
     def _feed_parser(self, data: bytes) -> int:
         """Bytes of the body that were in it."""
         found = self._found
-        before = len(found.body)
+        before = found.size
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
@@ -209,7 +208,7 @@ class _Reader(ABC):
             if isinstance(error.__context__, FramingError):
                 raise error.__context__ from None
             raise FramingError("this is not HTTP as it should be") from None
-        more = len(found.body) - before
+        more = found.size - before
         self.received += more
         self.held += more
         self.complete = found.ended

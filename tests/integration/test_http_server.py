@@ -208,7 +208,6 @@ async def test_connections_without_a_request_shut_nobody_out(
 async def test_requests_under_way_shut_nobody_out_of_health(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "_most_connections", lambda: 12)
     monkeypatch.setattr(limits, "REST_SPARE_CONNECTIONS", 4)
-    monkeypatch.setattr(limits, "REST_NAMES", 1.0)
     async with serving() as house:
         house.gate.roles.hold = asyncio.Event()
         slow = [b"GET /cdh/resource/a/b/%d HTTP/1.1\r\n" % n + HOST + b"\r\n" for n in range(30)]
@@ -224,7 +223,6 @@ async def test_requests_under_way_shut_nobody_out_of_health(monkeypatch: pytest.
 
 async def test_a_newcomer_gets_the_slot_of_who_waited_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "REST_MAX_WAITING", 4)
-    monkeypatch.setattr(limits, "REST_NAMES", 1.0)
     monkeypatch.setattr(limits, "REST_SLOT", 0.05)
     async with serving() as house:  # T-REST-25
         house.gate.roles.hold = asyncio.Event()

@@ -9,7 +9,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,11 +18,15 @@ from agent.cli.launch import _bind
 from agent.daemon import gateway
 from agent.devkit.playground import playground
 from agent.errors import AgentError, ErrorCode
+from agent.serve.rest import listen
 from agent.serve.rest.address import bind_tcp, with_twins
 from tests.integration.support import BIN, CLEAN_ENVIRONMENT, http, program, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from agent.serve.rest.app import App
+    from agent.serve.rest.listen import Running
 
 pytestmark = pytest.mark.integration
 
@@ -190,37 +194,18 @@ async def test_a_daemon_answers_at_both_and_asks_itself_at_both() -> None:
             await http(f"{url}/healthz")
 
 
-async def test_both_stop_within_one_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a request under way at each, and none taken at the other meanwhile."""
-    began = [asyncio.Event(), asyncio.Event()]
-    over = asyncio.Event()
+async def test_both_are_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So they share bounds and request slots, and the time in which requests under way may end."""
+    made: list[tuple[socket.socket, ...]] = []
 
-    class Slow:
-        def __init__(self, number: int, listener: socket.socket) -> None:
-            self.number, self.listener = number, listener
-
-        async def cleanup(self) -> None:
-            self.listener.close()
-            began[self.number].set()
-            await over.wait()
-
-    made: list[Slow] = []
-
-    async def serve(_: object, sock: socket.socket) -> Slow:
-        made.append(Slow(len(made), sock))
-        return made[-1]
+    async def serve(app: App, *socks: socket.socket, **more: Any) -> Running:
+        made.append(socks)
+        return await listen.serve(app, *socks, **more)
 
     monkeypatch.setattr(gateway, "serve", serve)
-    async with playground() as place:
-        assert place.daemon.gateway is not None
-        closing = asyncio.create_task(place.daemon.gateway.close())
-        try:
-            async with asyncio.timeout(20):
-                for one in began:
-                    await one.wait()
-        finally:
-            over.set()
-            await closing
+    async with playground():
+        assert [[sock.family for sock in socks] for socks in made] == [[socket.AF_INET, socket.AF_INET6]]
+    assert all(sock.fileno() < 0 for socks in made for sock in socks)
 
 
 async def in_a_network_of_its_own(prepare: str, code: str) -> tuple[str, str]:

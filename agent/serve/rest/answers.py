@@ -21,8 +21,15 @@ TEXT: Final = "text/plain; charset=utf-8"
 # Seconds: a full house empties at once, a broker or a device needs longer.
 _RETRY_AFTER: Final[Mapping[int, str]] = MappingProxyType({429: "1", 503: "5"})
 
-# What follows on the connection of such a request may not be what it seems.
-_CLOSING: Final = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.PEER_REFUSED, ErrorCode.PAYLOAD_TOO_LARGE})
+# What follows on the connection of such a request may not be what it seems; or there are too many of them.
+_CLOSING: Final = frozenset(
+    {
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.PEER_REFUSED,
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.TOO_MANY_REQUESTS,
+    }
+)
 
 # Bodies that clients of upstream compare with (cdh.md 1.2); without a line end.
 _FIXED: Final[Mapping[ErrorCode, str]] = MappingProxyType(

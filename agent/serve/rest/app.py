@@ -123,7 +123,7 @@ class App:
     def allow(self, slots: int) -> None:
         """Let so many requests wait for a role at a time, instead of ``limits.REST_MAX_WAITING``."""
         share = max(1, int(slots * limits.REST_SHARE))
-        bounds = Bounds(slots, share, max(1, int(slots * limits.REST_NAMES)))
+        bounds = Bounds(slots, share, min(slots, limits.REST_NAMES))
         self._shares = Shares(bounds, time.monotonic)
 
     def begin(self, incoming: Incoming) -> Answer | Coroutine[Any, Any, Answer]:

@@ -6,6 +6,8 @@ import asyncio
 from collections import Counter
 
 from agent.config import limits
+from agent.errors import ErrorCode
+from agent.serve.rest.answers import RestError
 
 
 class Turn:
@@ -13,6 +15,7 @@ class Turn:
 
     def __init__(self) -> None:
         self._made: Counter[str] = Counter()
+        self._waiting = 0
 
     def spent(self, name: str) -> bool:
         """Whether a resource has to wait for the next turn."""
@@ -27,7 +30,17 @@ class Turn:
         self._made[name] += size
 
     async def come(self, name: str) -> None:
-        """Wait for a turn that is not spent."""
+        """Wait for a turn that is not spent.
+
+        Raises:
+            RestError: TOO_MANY_REQUESTS, many wait already: each is work in every turn, and memory.
+        """
         # T-REST-24: making many large answers in one go keeps the loop from everybody else.
-        while self.spent(name):  # noqa: ASYNC110  # the next turn is what is waited for
-            await asyncio.sleep(0)
+        if self.spent(name) and self._waiting >= limits.REST_TURN_WAITING:
+            raise RestError(ErrorCode.TOO_MANY_REQUESTS, "too many wait for a large resource")
+        self._waiting += 1
+        try:
+            while self.spent(name):  # noqa: ASYNC110  # the next turn is what is waited for
+                await asyncio.sleep(0)
+        finally:
+            self._waiting -= 1

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 
+import pytest
+
 from agent.config import limits
 from agent.roles import Fetched, Freshness
 from agent.secret import Secret
+from agent.serve.rest.answers import RestError
 from agent.serve.rest.turn import Turn
 from tests.unit.serve.rest.parts import Gate
 
@@ -43,3 +46,16 @@ async def test_many_callers_of_a_large_resource_are_served_one_in_a_turn() -> No
     assert max(after - before for before, after in pairwise(served)) == 1
     assert [task.result().status for task in asked] == [200] * 5
     assert gate.roles.asked == []
+
+
+async def test_a_crowd_for_a_large_resource_is_refused_beyond_a_few() -> None:
+    turn = Turn()
+    turn.made("a", BIG)
+    crowd = [turn.come("a") for _ in range(limits.REST_TURN_WAITING)]
+    for one in crowd:
+        one.send(None)  # within the turn: it waits
+    with pytest.raises(RestError):
+        await turn.come("a")
+    for one in crowd:
+        one.close()
+    await turn.come("a")
