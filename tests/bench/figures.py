@@ -86,7 +86,7 @@ def _attack(name: str, text: str) -> Iterable[Figure]:
     yield Figure(f"{name}_rss_peak_mb", f"{text}: resident memory at its highest")
     yield Figure(f"{name}_growth_mb", f"{text}: growth, the larger of RSS and PSS", most=64)
     yield Figure(f"{name}_rss_after_mb", f"{text}: resident memory afterwards")
-    yield Figure(f"{name}_after_ratio", f"{text}: after over before, the larger of RSS and PSS", most=1.1)
+    yield Figure(f"{name}_after_ratio", f"{text}: resident memory after over before", most=1.1)
 
 
 FIGURES: Final = (

@@ -216,6 +216,7 @@ def accelerator(kernel: Path) -> str:
         return "kvm" if process.wait(_PROBE_SECONDS) == 0 else software
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()
         return software
 
 
